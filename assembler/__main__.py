@@ -1,0 +1,6 @@
+"""`python -m assembler`."""
+
+from assembler.cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Floor 4: work inside containers of this host."""

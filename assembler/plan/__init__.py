@@ -1,0 +1,1 @@
+"""Floor 3: what would happen, and under which key."""
