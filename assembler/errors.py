@@ -53,7 +53,7 @@ class ManifestError(AssembleError):
     exit_code = 2
 
 
-class ManifestErrors(ManifestError):
+class InvalidManifestError(ManifestError):
     """Every error found in the manifests and recipes of one request, in file order."""
 
     def __init__(self, errors: Sequence[ManifestError]) -> None:

@@ -221,7 +221,7 @@ class Image:
         """A base as found at `origin`; ValueError when config and manifest disagree about the layers."""
         if len(config.diff_ids) != len(manifest.layers):
             raise ValueError(
-                f"the image config lists {len(config.diff_ids)} diff IDs, the manifest {len(manifest.layers)} layers"
+                f"the config lists {len(config.diff_ids)} diff IDs, the manifest {len(manifest.layers)} layers"
             )
         layers = tuple(
             BaseLayer(
