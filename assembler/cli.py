@@ -1,8 +1,223 @@
-"""argv in, exit code out; the only place that prints."""
+"""argv in, exit code out; with its siblings `cli_*`, the only place that prints.
+
+stdout carries only the result, everything else goes to stderr. Exit 0 done (for `plan`: nothing to do), 1 the
+work failed, 2 the request is wrong, 10 `plan` found work to do, 130 interrupted.
+
+Imports are inside the functions that need them: a rebuild with nothing to do answers before the manifest models
+or the registry client would be loaded.
+"""
 
 from __future__ import annotations
 
+import json
+import signal
+import sys
+from argparse import Namespace
+from typing import TYPE_CHECKING, Any, NoReturn
 
-def main() -> int:
-    """Run the command line."""
+from assembler.cli_arguments import VERBS, parser
+from assembler.errors import AssembleError, RequestError
+
+if TYPE_CHECKING:
+    from assembler.pipeline import Request
+    from assembler.steps.session import Options
+
+EXIT_INTERRUPTED = 130
+EXIT_WORK_TO_DO = 10
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in VERBS:
+        arguments.insert(0, "build")
+    elif not arguments:
+        arguments = ["--help"]
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        options = parser().parse_args(arguments)
+        code: int = _COMMANDS[options.verb](options)
+    except AssembleError as error:
+        _fail(error.render())
+        return error.exit_code
+    except KeyboardInterrupt:
+        _fail("interrupted; what was finished is in the cache")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        return 1
+    except OSError as error:
+        _fail(AssembleError(error.strerror or str(error), place=error.filename and str(error.filename)).render())
+        return 1
+    return code
+
+
+def _terminated(_number: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _fail(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _pairs(texts: list[str], option: str) -> dict[str, str]:
+    """`NAME=VALUE` arguments as a mapping."""
+    pairs = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise RequestError(f"expected NAME=VALUE, got `{text}`", place=option)
+        pairs[name] = value
+    return pairs
+
+
+def _request(arguments: Namespace) -> Request:
+    from assembler.pipeline import Request
+
+    return Request(
+        manifests=tuple(arguments.manifests),
+        sets=_pairs(arguments.set, "--set"),
+        sources=_pairs(arguments.source, "--source"),
+        bases=_pairs(arguments.base, "--base"),
+        platforms=tuple(arguments.platform),
+        push=tuple(getattr(arguments, "push", ())),
+        outputs=tuple(getattr(arguments, "output", ())),
+    )
+
+
+def _options(arguments: Namespace) -> Options:
+    from assembler.steps.session import Options
+
+    update = getattr(arguments, "update", None)
+    return Options(
+        cache=_cache(arguments),
+        offline=arguments.offline,
+        locked=getattr(arguments, "locked", False),
+        update=frozenset(update if update is not None else ()),
+        jobs=getattr(arguments, "jobs", None),
+        keep=getattr(arguments, "keep", False),
+        insecure=tuple(arguments.insecure),
+    )
+
+
+def _cache(arguments: Namespace) -> Any:
+    from assembler.oci.cache import default_cache
+
+    return default_cache() if arguments.cache is None else arguments.cache.absolute()
+
+
+def _build(arguments: Namespace) -> int:
+    results = _recalled(arguments)
+    if results is None:
+        from assembler.cli_progress import choose_renderer
+        from assembler.pipeline import build
+
+        with choose_renderer(arguments.progress, verbose=arguments.verbose, stream=sys.stderr) as emit:
+            results = [result.to_json() for result in build(_request(arguments), _options(arguments), emit)]
+    if arguments.json:
+        print(json.dumps(results, indent=2))
+        return 0
+    for result in results:
+        places = [*result["references"], *result["outputs"]]
+        for place in places or [f"{result['name']}@{result['digest']}"]:
+            print(place)
     return 0
+
+
+def _recalled(arguments: Namespace) -> list[dict[str, Any]] | None:
+    """The results of a request that has nothing to do; None when it must be looked at properly."""
+    from pathlib import Path
+
+    from assembler.steps import unchanged
+
+    if len(arguments.manifests) != 1 or arguments.update or not Path(arguments.manifests[0]).is_file():
+        return None
+    facts = unchanged.request_key(
+        manifest=str(Path(arguments.manifests[0]).absolute()),
+        sets=_pairs(arguments.set, "--set"),
+        sources=_pairs(arguments.source, "--source"),
+        bases=_pairs(arguments.base, "--base"),
+        platforms=arguments.platform,
+        push=arguments.push,
+        outputs=arguments.output,
+    )
+    result = unchanged.recall(_cache(arguments), facts, tuple(arguments.insecure))
+    if result is None:
+        return None
+    if arguments.progress != "quiet":
+        _announce(arguments, result)
+    return [result]
+
+
+def _announce(arguments: Namespace, result: dict[str, Any]) -> None:
+    if arguments.progress == "json":
+        print(
+            json.dumps({"event": "unchanged", "name": result["name"], "digest": result["digest"]}), file=sys.stderr
+        )
+    else:
+        where = f", {', '.join(result['references'])} is there" if result["references"] else ""
+        print(f"{result['name']}: nothing to do{where}", file=sys.stderr)
+
+
+def _plan(arguments: Namespace) -> int:
+    from assembler.cli_plan import plan_text
+    from assembler.cli_progress import choose_renderer
+    from assembler.pipeline import plan
+
+    with choose_renderer(arguments.progress, verbose=arguments.verbose, stream=sys.stderr) as emit:
+        plans = plan(_request(arguments), _options(arguments), emit)
+    if arguments.json:
+        print(json.dumps([found.to_json() for found in plans], indent=2))
+    else:
+        print("\n\n".join(plan_text(found) for found in plans))
+    return EXIT_WORK_TO_DO if any(found.work for found in plans) else 0
+
+
+def _lock(arguments: Namespace) -> int:
+    from dataclasses import replace
+
+    from assembler.cli_progress import choose_renderer
+    from assembler.pipeline import lock
+
+    options = _options(arguments)
+    if arguments.update is not None and not arguments.update:
+        options = replace(options, update=frozenset({"*"}))
+    with choose_renderer(arguments.progress, verbose=arguments.verbose, stream=sys.stderr) as emit:
+        for path in lock(_request(arguments), options, emit):
+            print(path)
+    return 0
+
+
+def _inspect(arguments: Namespace) -> int:
+    from assembler.cli_image import inspect_command
+
+    return inspect_command(arguments, _cache(arguments))
+
+
+def _gc(arguments: Namespace) -> int:
+    from assembler.cli_gc import gc_command
+
+    return gc_command(arguments, _cache(arguments))
+
+
+def _list(arguments: Namespace) -> int:
+    from assembler.cli_list import list_command
+
+    return list_command(json_output=arguments.json)
+
+
+def _schema(arguments: Namespace) -> int:
+    from assembler.manifest.schema import json_schema
+
+    print(json.dumps(json_schema(arguments.document), indent=2))
+    return 0
+
+
+_COMMANDS = {
+    "build": _build,
+    "plan": _plan,
+    "lock": _lock,
+    "inspect": _inspect,
+    "gc": _gc,
+    "list": _list,
+    "schema": _schema,
+}

@@ -1,0 +1,157 @@
+"""The public Python API, and the story: load, lock, plan, compile, pack, stack, verify, publish.
+
+    from assembler.pipeline import Request, build
+    results = build(Request(manifests=("manifests/llama-cpp.yaml",), push=("localhost:5000/llama:1",)))
+
+Each function takes a `Request`, what is wanted, and `Options`, under which circumstances; events go to `emit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from assembler.errors import RequestError
+from assembler.events import Emit, ignore
+from assembler.manifest.library import LoadedManifest, find_manifest, load
+from assembler.oci.digest import Digest
+from assembler.oci.platform import Platform
+from assembler.oci.reference import Reference
+from assembler.plan.graph import Plan
+from assembler.steps import publishing, unchanged
+from assembler.steps.assembly import Assembly
+from assembler.steps.session import Options, Session
+from assembler.steps.stacking import BuiltImage
+
+if TYPE_CHECKING:
+    from assembler.manifest.models import Manifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is wanted. `outputs` are `oci:DIR`, `oci-archive:FILE` and the like; `push` are references."""
+
+    manifests: tuple[str, ...]
+    sets: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
+    bases: Mapping[str, str] = field(default_factory=dict)
+    platforms: tuple[str, ...] = ()
+    push: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    compression: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One assembled image: its digest, where it was put, and what that moved."""
+
+    name: str
+    digest: Digest
+    references: tuple[str, ...]
+    outputs: tuple[str, ...]
+    built: bool
+    bytes_pushed: int = 0
+    bytes_pulled: int = 0
+    size: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as `--json` prints it."""
+        return {
+            "name": self.name,
+            "digest": str(self.digest),
+            "references": list(self.references),
+            "outputs": list(self.outputs),
+            "built": self.built,
+            "bytes_pushed": self.bytes_pushed,
+            "bytes_pulled": self.bytes_pulled,
+            "size": self.size,
+        }
+
+
+def build(request: Request, options: Options | None = None, emit: Emit = ignore) -> list[Result]:
+    """Assemble every manifest of the request; push and write what was asked for.
+
+    References and credentials are tried before anything is compiled.
+    """
+    options = options or Options()
+    targets = publishing.parse_targets(request.push, request.outputs, len(request.manifests))
+    loaded = _load(request)
+    with Session(options, emit) as session:
+        publishing.check_targets(session, targets)
+        return [_build_one(session, request, targets, manifest) for manifest in loaded]
+
+
+def plan(request: Request, options: Options | None = None, emit: Emit = ignore) -> list[Plan]:
+    """The plan of every manifest and platform; only what is cheap is asked, and nothing is made."""
+    loaded = _load(request)
+    with Session(options or Options(), emit) as session:
+        return [
+            Assembly(session, manifest, platform).plan()
+            for manifest in loaded
+            for platform in _platforms(request, manifest.manifest)
+        ]
+
+
+def lock(request: Request, options: Options | None = None, emit: Emit = ignore) -> list[Path]:
+    """Resolve and write the lock of every manifest; the paths of the locks."""
+    loaded = _load(request)
+    paths = []
+    with Session(options or Options(), emit) as session:
+        for manifest in loaded:
+            for platform in _platforms(request, manifest.manifest):
+                assembly = Assembly(session, manifest, platform)
+                assembly.lock()
+                paths.append(assembly.locking.path)
+    return list(dict.fromkeys(paths))
+
+
+def _load(request: Request) -> list[LoadedManifest]:
+    return [
+        load(find_manifest(text), sets=request.sets, sources=request.sources, bases=request.bases)
+        for text in request.manifests
+    ]
+
+
+def _platforms(request: Request, manifest: Manifest) -> Iterator[Platform]:
+    for text in request.platforms or manifest.platforms:
+        try:
+            yield Platform.parse(text)
+        except ValueError as error:
+            raise RequestError(str(error), place="--platform") from error
+
+
+def _build_one(session: Session, request: Request, targets: publishing.Targets, loaded: LoadedManifest) -> Result:
+    assemblies = [Assembly(session, loaded, platform) for platform in _platforms(request, loaded.manifest)]
+    built: list[BuiltImage] = [assembly.build() for assembly in assemblies]
+    published = publishing.publish(session, targets, built)
+    references = tuple(str(reference.at(published.digest)) for reference in targets.push)
+    result = Result(
+        name=loaded.manifest.name,
+        digest=published.digest,
+        references=references,
+        outputs=targets.texts,
+        built=any(image.built for image in built),
+        bytes_pushed=published.bytes_pushed,
+        bytes_pulled=published.bytes_pulled,
+        size=sum(layer.descriptor.size for image in built for layer in image.image.layers),
+    )
+    unchanged.remember(session, request_facts(request, loaded), assemblies, result.to_json())
+    return result
+
+
+def request_facts(request: Request, loaded: LoadedManifest) -> dict[str, Any]:
+    """What a remembered result is remembered under, besides the files that were read."""
+    return unchanged.request_key(
+        manifest=str(loaded.path.absolute()),
+        sets=request.sets,
+        sources=request.sources,
+        bases=request.bases,
+        platforms=request.platforms,
+        push=request.push,
+        outputs=request.outputs,
+    )
+
+
+__all__ = ["Digest", "Options", "Plan", "Reference", "Request", "Result", "build", "lock", "plan"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import IO, Protocol
+from typing import Protocol
 
 from assembler.errors import VerifyError
 
@@ -59,6 +59,14 @@ class Writable(Protocol):
     def write(self, data: bytes, /) -> object: ...
 
 
+class Readable(Protocol):
+    """Bytes to be read once, to their end. An open file is one, and so is a download."""
+
+    def read(self, amount: int = -1, /) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
 class DigestingWriter:
     """Passes bytes on to `sink` and knows digest and size of what went through."""
 
@@ -91,7 +99,7 @@ class VerifiedReader:
 
     __slots__ = ("_digest", "_hash", "_name", "_read", "_size", "_stream")
 
-    def __init__(self, stream: IO[bytes], digest: Digest, size: int, name: str = "blob") -> None:
+    def __init__(self, stream: Readable, digest: Digest, size: int, name: str = "blob") -> None:
         self._stream = stream
         self._digest = digest
         self._size = size

@@ -16,6 +16,7 @@ import fcntl
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,10 +24,11 @@ from typing import IO, Any
 
 from assembler.errors import VerifyError
 from assembler.oci.descriptor import REF_NAME, Descriptor
-from assembler.oci.digest import Digest, VerifiedReader, canonical_json
+from assembler.oci.digest import Digest, Readable, VerifiedReader, canonical_json
 from assembler.oci.image import ImageIndex
 
 CHUNK = 1 << 20
+USE_SLACK_SECONDS = 600.0
 
 
 class BlobWriter:
@@ -50,7 +52,7 @@ class BlobWriter:
         """Make the blob visible as `digest`. The caller has hashed every byte that it wrote."""
         self._file.flush()
         target = self._store.blob_path(digest)
-        if not target.exists():
+        if not _mark_used(target):
             os.fsync(self._file.fileno())
             target.parent.mkdir(parents=True, exist_ok=True)
             self.path.chmod(0o644)
@@ -84,8 +86,8 @@ class Store:
         return self.root / "blobs" / "sha256" / digest.hex
 
     def has(self, digest: Digest) -> bool:
-        """Is the blob here?"""
-        return self.blob_path(digest).exists()
+        """Is the blob here? If so, it counts as used now."""
+        return _mark_used(self.blob_path(digest))
 
     @contextlib.contextmanager
     def writer(self) -> Iterator[BlobWriter]:
@@ -111,7 +113,7 @@ class Store:
                 blob.commit(digest)
         return digest
 
-    def put_stream(self, stream: IO[bytes], digest: Digest, size: int) -> None:
+    def put_stream(self, stream: Readable, digest: Digest, size: int) -> None:
         """Store a stream that must be `digest` and `size`; VerifyError, and nothing stored, when it is not."""
         if self.has(digest):
             return
@@ -139,9 +141,12 @@ class Store:
         return self.root / "keys" / key[:2] / f"{key}.json"
 
     def record(self, key: str) -> dict[str, Any] | None:
-        """What a step of this key gave, or None. A damaged record counts as none."""
+        """What a step of this key gave, or None. A damaged record counts as none; a sound one as used now."""
+        path = self.record_path(key)
+        if not _mark_used(path):
+            return None
         try:
-            value = json.loads(self.record_path(key).read_bytes())
+            value = json.loads(path.read_bytes())
         except (OSError, ValueError):
             return None
         return value if isinstance(value, dict) else None
@@ -205,6 +210,22 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
         Path(name).unlink(missing_ok=True)
         raise
     _sync_directory(path.parent)
+
+
+def _mark_used(path: Path) -> bool:
+    """Is the file here? Its modification time then is at most `USE_SLACK_SECONDS` old, unless it is not ours.
+
+    Blobs and records never change, so their time is free to say when they were last relied on, which is what
+    `assembler.gc` needs to know about a store in use.
+    """
+    try:
+        if time.time() - path.stat().st_mtime > USE_SLACK_SECONDS:
+            os.utime(path)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return path.exists()
+    return True
 
 
 def _sync_directory(path: Path) -> None:

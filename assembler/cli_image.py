@@ -1,0 +1,127 @@
+"""The verb `inspect`: find the image in the store, in a layout or in a registry, and show it."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from assembler.cli_inspect import files_text, inspect, inspect_text, layer_files, stored_layer_files
+from assembler.errors import RequestError
+from assembler.oci.digest import Digest
+from assembler.oci.image import ImageConfig, ImageIndex, ImageManifest
+from assembler.oci.layout import Store
+from assembler.oci.platform import Platform
+from assembler.oci.reference import Reference
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from assembler.cli_inspect import LayerFile
+    from assembler.oci.descriptor import Descriptor
+
+
+class _Found:
+    """An image wherever it is, and a way to list the files of one of its layers."""
+
+    def __init__(
+        self,
+        digest: Digest,
+        manifest: ImageManifest,
+        config: ImageConfig,
+        files: Callable[[Descriptor], Iterator[LayerFile]],
+        store: Store | None = None,
+    ) -> None:
+        self.digest = digest
+        self.manifest = manifest
+        self.config = config
+        self.files = files
+        self.store = store
+
+
+def inspect_command(arguments: Namespace, cache: Path) -> int:
+    """Print the image as text or JSON."""
+    platform = _platform(arguments.platform)
+    found = _find(arguments.image, platform, cache, tuple(arguments.insecure))
+    value = inspect(found.manifest, found.config, name=arguments.image, digest=found.digest, store=found.store)
+    if arguments.files:
+        for entry, layer in zip(value["layers"], found.manifest.layers, strict=True):
+            if entry["origin"] == "ours" or entry["stored"]:
+                entry["files"] = [file.to_json() for file in found.files(layer)] if arguments.json else None
+    if arguments.json:
+        print(json.dumps(value, indent=2))
+        return 0
+    print(inspect_text(value))
+    if arguments.files:
+        for entry, layer in zip(value["layers"], found.manifest.layers, strict=True):
+            if "files" in entry:
+                print(f"\nlayer {entry['index']}: {entry['created_by']}")
+                for line in files_text(found.files(layer)):
+                    print(line)
+    return 0
+
+
+def _platform(text: str | None) -> Platform:
+    try:
+        return Platform.parse(text) if text else Platform.host()
+    except ValueError as error:
+        raise RequestError(str(error), place="--platform") from error
+
+
+def _find(text: str, platform: Platform, cache: Path, insecure: tuple[str, ...]) -> _Found:
+    store = Store(cache / "store")
+    if text.startswith("oci:"):
+        path, _, name = text.removeprefix("oci:").partition(":")
+        return _in_layout(Path(path), name or None, platform)
+    if (store.root / "index.json").exists():
+        descriptor = store.find(text.partition("@")[0]) if "/" not in text.partition("@")[0] else None
+        if descriptor is not None:
+            return _in_store(store, descriptor.digest, platform)
+    return _in_registry(text, platform, insecure)
+
+
+def _in_store(store: Store, digest: Digest, platform: Platform) -> _Found:
+    from assembler.oci.bases import parse_manifest, pick_platform
+
+    document = parse_manifest("", store.read(digest), f"blob {digest}")
+    if isinstance(document, ImageIndex):
+        digest = pick_platform(document, platform, str(digest)).digest
+        document = ImageManifest.from_bytes(store.read(digest))
+    config = ImageConfig.from_bytes(store.read(document.config.digest))
+    return _Found(digest, document, config, lambda layer: stored_layer_files(store, layer), store)
+
+
+def _in_layout(path: Path, name: str | None, platform: Platform) -> _Found:
+    from assembler.oci.bases import load_layout
+
+    found = load_layout(path, name, platform)
+    layout = Store(path)
+    digest = Digest.of(found.manifest_bytes)
+    return _Found(digest, found.manifest, found.config, lambda layer: stored_layer_files(layout, layer), layout)
+
+
+def _in_registry(text: str, platform: Platform, insecure: tuple[str, ...]) -> _Found:
+    from dataclasses import replace
+
+    from assembler.registry.client import Client
+    from assembler.registry.resolve import resolve_base
+    from assembler.registry.settings import read_settings
+
+    try:
+        reference = Reference.parse(text)
+    except ValueError as error:
+        raise RequestError(
+            str(error), place=text, hint="give a name from the store, oci:DIR, or a registry reference"
+        ) from error
+    settings = read_settings()
+    client = Client(replace(settings, insecure=settings.insecure | set(insecure)))
+    found = resolve_base(
+        client, reference if reference.tag or reference.digest else reference.tagged("latest"), platform
+    )
+
+    def files(layer: Descriptor) -> Iterator[LayerFile]:
+        with client.open_blob(found.reference, layer) as stream:
+            yield from layer_files(stream)
+
+    return _Found(Digest.parse(found.reference.digest), found.manifest, found.config, files)

@@ -1,0 +1,182 @@
+"""What happens in a devel container, as the user says it: sources, compile steps, packages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from assembler.manifest.fields import (
+    AbsolutePath,
+    Argv,
+    Environment,
+    Flag,
+    Model,
+    Name,
+    PackageName,
+    Patterns,
+    RelativePath,
+    Size,
+    Text,
+    Whole,
+    size_bytes,
+    wrong,
+)
+
+Network = Literal["none", "host"]
+
+
+def _sha256(text: str) -> str:
+    digits = text.removeprefix("sha256:")
+    if not re.fullmatch(r"[0-9a-f]{64}", digits):
+        raise wrong("expected the 64 hexadecimal digits of a SHA-256")
+    return digits
+
+
+def _pinned(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.+!_-]*", text):
+        raise wrong("expected `name==version`")
+    return text
+
+
+def _no_option(text: str) -> str:
+    # `git fetch URL REF` would read a leading dash as an option.
+    if not text or text.startswith("-") or any(character.isspace() for character in text):
+        raise wrong("expected a value that neither is empty nor begins with `-` nor has spaces")
+    return text
+
+
+Word = Annotated[str, AfterValidator(_no_option)]
+
+
+class Source(Model):
+    """A named input: exactly one of git, archive, sdist, path."""
+
+    git: Word | None = Field(None, description="URL of a git repository; `ref` says which commit")
+    ref: Word | None = Field(None, description="tag, branch or commit; the lock remembers the commit")
+    submodules: Flag = Field(False, description="`true`: with all submodules of the git repository")
+    archive: Word | None = Field(None, description="URL or path of a tar or zip archive")
+    sha256: Annotated[str, AfterValidator(_sha256)] | None = Field(
+        None, description="SHA-256 of the archive; without it the lock remembers the one first seen"
+    )
+    sdist: Annotated[str, AfterValidator(_pinned)] | None = Field(
+        None, description="source distribution of a Python index, `name==version`"
+    )
+    path: Text | None = Field(None, description="directory, relative to the file that says it")
+    strip: Whole | None = Field(
+        None,
+        description="leading directories of the archive to drop; without it a single top directory is dropped",
+    )
+    subdirectory: RelativePath | None = Field(None, description="the part of the source that is used")
+    ignore: tuple[Text, ...] = Field((), description="patterns, as in .gitignore, of files that do not count")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Source:
+        self.exactly_one("git", "archive", "sdist", "path")
+        if self.git and not self.ref:
+            raise wrong("`git` needs `ref`: a tag, branch or commit")
+        if self.ref and not self.git:
+            raise wrong("`ref` belongs to `git`", at=("ref",))
+        if self.submodules and not self.git:
+            raise wrong("`submodules` belongs to `git`", at=("submodules",))
+        if self.sha256 and not self.archive:
+            raise wrong("`sha256` belongs to `archive`", at=("sha256",))
+        if self.strip is not None and not (self.archive or self.sdist):
+            raise wrong("`strip` belongs to `archive` and `sdist`", at=("strip",))
+        return self
+
+    @property
+    def kind(self) -> Literal["git", "archive", "sdist", "path"]:
+        """Which of the four it is."""
+        if self.git:
+            return "git"
+        if self.archive:
+            return "archive"
+        return "sdist" if self.sdist else "path"
+
+
+class Packages(Model):
+    """Distribution packages by package manager; the base has one of them."""
+
+    apt: tuple[PackageName, ...] = Field((), description="Debian and Ubuntu packages")
+    dnf: tuple[PackageName, ...] = Field((), description="Fedora, Rocky and Red Hat packages")
+    apk: tuple[PackageName, ...] = Field((), description="Alpine packages")
+
+    def __bool__(self) -> bool:
+        return bool(self.apt or self.dnf or self.apk)
+
+
+class CMakeOptions(Model):
+    """Configure, build and perhaps install with CMake."""
+
+    source_directory: RelativePath = Field(".", description="directory of CMakeLists.txt in the source")
+    generator: Text = Field("Ninja", description="CMake generator")
+    build_type: Text = Field("Release", description="CMAKE_BUILD_TYPE")
+    definitions: Mapping[Annotated[str, AfterValidator(_no_option)], str] = Field(
+        default_factory=dict, description="-D definitions"
+    )
+    targets: tuple[Word, ...] = Field((), description="targets to build; all when empty")
+    install: Flag = Field(False, description="run the install step; artifacts are then found below `prefix`")
+    prefix: AbsolutePath = Field("/usr/local", description="CMAKE_INSTALL_PREFIX")
+    components: tuple[Word, ...] = Field((), description="install only these components")
+
+
+class ScriptOptions(Model):
+    """The last resort: commands, each an argv list, run in the source directory."""
+
+    commands: tuple[Argv, ...] = Field(description="commands; each is a list of arguments, no shell reads them")
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> ScriptOptions:
+        if not self.commands:
+            raise wrong("expected at least one command", at=("commands",))
+        if not all(self.commands):
+            raise wrong("expected a list of lists of arguments, got an empty command", at=("commands",))
+        return self
+
+
+class CompileStep(Model):
+    """One run in the devel container."""
+
+    toolchain: Literal["cmake", "script"] = Field(description="what drives the build")
+    source: Text = Field(description="name of the source that is compiled")
+    packages: Packages = Field(default_factory=Packages, description="packages that only this step needs")
+    env: Environment = Field(default_factory=dict, description="environment of the step")
+    network: Network = Field(
+        "none", description="`host` lets the step reach the network; then nobody can repeat it"
+    )
+    strip: Flag = Field(True, description="strip debug information from what is harvested")
+    jobs_memory: Size | None = Field(None, description="memory that one compile job needs, such as `2g`")
+    cmake: CMakeOptions | None = Field(None, description="options of the cmake toolchain")
+    script: ScriptOptions | None = Field(None, description="options of the script toolchain")
+    artifacts: Mapping[Name, Patterns] = Field(description="what is harvested: name → file, tree or pattern")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_options(cls, value: Any) -> Any:
+        # `toolchain: cmake` alone is complete: every option has a default.
+        if isinstance(value, Mapping) and value.get("toolchain") == "cmake" and value.get("cmake") is None:
+            return {**value, "cmake": {}}
+        return value
+
+    @model_validator(mode="after")
+    def _options_of_the_toolchain(self) -> CompileStep:
+        for name in ("cmake", "script"):
+            options = getattr(self, name)
+            if name == self.toolchain and options is None:
+                raise wrong(f"the toolchain `{name}` needs `{name}`")
+            if name != self.toolchain and options is not None:
+                raise wrong(f"`{name}` does not belong to the toolchain `{self.toolchain}`", at=(name,))
+        if not self.artifacts:
+            raise wrong("expected at least one artifact", at=("artifacts",))
+        for name, patterns in self.artifacts.items():
+            if not patterns:
+                raise wrong("expected at least one pattern", at=("artifacts", name))
+        return self
+
+    @property
+    def jobs_memory_bytes(self) -> int | None:
+        """Memory of one job, in bytes."""
+        return size_bytes(self.jobs_memory) if self.jobs_memory else None

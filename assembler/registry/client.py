@@ -1,0 +1,402 @@
+"""The distribution API as this project needs it; the only module that imports oras.
+
+oras-py gives the session, finds credentials (docker's and containers' files, credential helpers) and knows the
+grammar of URLs. It reads whole blobs into memory, has no mount and no useful retry, and keeps one token for
+everything, so transfers and tokens are ours, on its `requests` session: see `connection` and `authentication`.
+
+Seams for what comes later: `Settings.endpoint` for mirrors, `BlobStream` for resumed downloads, `Client.upload`
+for chunked uploads.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote, urljoin
+
+from assembler.errors import RegistryError
+from assembler.oci import media_types
+from assembler.oci.descriptor import Descriptor
+from assembler.oci.digest import Digest, Readable, VerifiedReader
+from assembler.oci.reference import Reference
+from assembler.registry.authentication import Credentials, pull, push
+from assembler.registry.connection import Body, Connection
+from assembler.registry.credentials import find_credentials
+from assembler.registry.refusal import RefusedError, TransientError, bounded_body, discard
+from assembler.registry.retry import RetryPolicy
+from assembler.registry.settings import Endpoint, Settings, read_settings
+
+if TYPE_CHECKING:
+    import requests
+
+ACCEPT = ", ".join(
+    (
+        media_types.MANIFEST,
+        media_types.INDEX,
+        media_types.DOCKER_MANIFEST,
+        media_types.DOCKER_INDEX,
+        *media_types.DOCKER_SCHEMA_1,  # asked for, so that a very old image can be named as such
+    )
+)
+MANIFEST_LIMIT = 4 << 20  # distribution-spec: registries should refuse more
+_CONFIG_LIMIT = 16 << 20
+_BLOCK = 1 << 20
+_CONNECTIONS = 32
+
+
+class ManifestDocument(NamedTuple):
+    """A manifest or index as it lies in the registry: `digest` is that of `data`, computed by us."""
+
+    media_type: str
+    data: bytes
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class MountAnswer:
+    """True when the blob is mounted; else `session` is an upload that the registry opened instead (202)."""
+
+    mounted: bool
+    session: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.mounted
+
+
+class Client:
+    """Talks to any number of registries. Safe to use from several threads; nothing is sent before it is needed."""
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        policy: RetryPolicy | None = None,
+        *,
+        insecure: Collection[str] = (),
+    ) -> None:
+        """`insecure` names registries beside those that the configuration files call so."""
+        known = read_settings() if settings is None else settings
+        self._settings = replace(known, insecure=known.insecure | frozenset(insecure))
+        self._policy = policy or RetryPolicy()
+        self._connections: dict[Endpoint, Connection] = {}
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Let go of all connections. The client can be used again."""
+        with self._lock:
+            for connection in self._connections.values():
+                connection.close()
+            self._connections.clear()
+
+    # manifests
+
+    def get_manifest(self, reference: Reference) -> ManifestDocument:
+        """The manifest or index that a tag or digest names; RegistryError when it is not there or not that one."""
+        url = self._url(reference, "manifest")
+        response = self._pull("GET", reference, url, headers={"Accept": ACCEPT})
+        data = _body(response, MANIFEST_LIMIT, reference)
+        digest = Digest.of(data)
+        if reference.digest and digest != reference.digest:
+            raise RegistryError(f"expected {reference.digest}, the bytes give {digest}", place=str(reference))
+        media_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
+        return ManifestDocument(media_type, data, digest)
+
+    def head_manifest(self, reference: Reference) -> Descriptor | None:
+        """Type, digest and size of what a tag or digest names, or None when there is no such thing."""
+        url = self._url(reference, "manifest")
+        response = self._pull("HEAD", reference, url, headers={"Accept": ACCEPT}, missing=True)
+        discard(response)
+        if response.status_code == 404:
+            return None
+        try:
+            return Descriptor(
+                media_type=response.headers.get("Content-Type", "").partition(";")[0].strip(),
+                digest=Digest.parse(response.headers.get("Docker-Content-Digest")),
+                size=int(response.headers["Content-Length"]),
+            )
+        except (ValueError, KeyError):  # the specification allows an answer without these
+            document = self.get_manifest(reference)
+            return Descriptor(media_type=document.media_type, digest=document.digest, size=len(document.data))
+
+    def put_manifest(self, reference: Reference, media_type: str, data: bytes) -> Digest:
+        """Store a manifest or index under the reference's tag, else under its digest. Returns its digest."""
+        digest = Digest.of(data)
+        if reference.tag is None:
+            reference = reference.at(digest)
+        elif reference.digest:
+            reference = reference.tagged(reference.tag)
+        connection = self._connection(reference)
+        response = connection.request(
+            "PUT",
+            self._url(reference, "manifest"),
+            reference,
+            scopes=(push(reference.repository),),
+            expect=(201, 202),
+            headers={"Content-Type": media_type},
+            body=Body.of(data),
+        )
+        discard(response)
+        said = response.headers.get("Docker-Content-Digest")
+        if said and said != digest:
+            raise RegistryError(f"expected {digest}, the registry stored `{said}`", place=str(reference))
+        return digest
+
+    # blobs
+
+    def has_blob(self, reference: Reference, digest: Digest) -> int | None:
+        """The size of a blob in the reference's repository, or None when it is not there."""
+        response = self._pull("HEAD", reference, self._url(reference, "blob", digest), missing=True)
+        discard(response)
+        if response.status_code == 404:
+            return None
+        size = response.headers.get("Content-Length", "")
+        return int(size) if size.isdigit() else 0
+
+    def get_blob(self, reference: Reference, descriptor: Descriptor) -> bytes:
+        """A small blob, verified: an image config."""
+        if descriptor.size > _CONFIG_LIMIT:
+            fact = f"expected at most {_CONFIG_LIMIT} bytes, the manifest announces {descriptor.size}"
+            raise RegistryError(fact, place=f"{reference.name}@{descriptor.digest}")
+
+        def once() -> bytes:
+            with self.open_blob(reference, descriptor) as stream:
+                return stream.read()
+
+        data: bytes = self._connection(reference).retrying(once)
+        return data
+
+    def open_blob(self, reference: Reference, descriptor: Descriptor) -> BlobStream:
+        """A blob as a stream (also a context manager; close it) that ends with VerifyError unless it was what the
+        descriptor promises. A connection that breaks while reading is a TransientError.
+        """
+        url = self._url(reference, "blob", descriptor.digest)
+        return BlobStream(
+            self._pull("GET", reference, url, headers={"Accept-Encoding": "identity"}), reference, descriptor
+        )
+
+    def mount(self, target: Reference, source_repository: str, digest: Digest) -> MountAnswer:
+        """Make a blob of another repository of the same registry appear in the target's, without moving it.
+
+        A registry that declines may have opened an upload session: pass it on to `upload`. One that refuses
+        because we may not read the source counts as declining.
+        """
+        url = self._url(target, "upload")
+        query = f"?mount={quote(digest, safe=':')}&from={quote(source_repository, safe='/')}"
+        scopes = (push(target.repository), pull(source_repository))
+        try:
+            response = self._connection(target).request(
+                "POST", url + query, target, scopes=scopes, expect=(201, 202), headers={"Content-Length": "0"}
+            )
+        except RefusedError:
+            return MountAnswer(mounted=False)
+        discard(response)
+        if response.status_code == 201:
+            return MountAnswer(mounted=True)
+        location = response.headers.get("Location")
+        return MountAnswer(mounted=False, session=urljoin(response.url, location) if location else None)
+
+    def upload(
+        self,
+        reference: Reference,
+        descriptor: Descriptor,
+        open_blob: Callable[[], Readable],
+        progress: Callable[[int], None] | None = None,
+        *,
+        session: str | None = None,
+    ) -> None:
+        """Send a blob in one stream; `open_blob` is called again when it has to start over.
+
+        `progress` is told the number of bytes that are through, which falls when it starts over. `session` is
+        one that a declined mount left. The registry checks the digest; RegistryError when it disagrees.
+        """
+        connection = self._connection(reference)
+        scopes = (push(reference.repository),)
+        sessions = [session] if session else []
+        body = Body(open=open_blob, size=descriptor.size, progress=progress)
+
+        def once() -> None:
+            where = sessions.pop() if sessions else self._open_session(reference)
+            url = f"{where}{'&' if '?' in where else '?'}digest={quote(descriptor.digest, safe=':')}"
+            headers = {"Content-Type": "application/octet-stream", "Content-Length": str(descriptor.size)}
+            try:
+                response = connection.request_once(
+                    "PUT", url, reference, scopes=scopes, expect=(201, 204), headers=headers, body=body
+                )
+            except RefusedError as error:
+                if error.code != "BLOB_UPLOAD_UNKNOWN":  # the session is gone, as after a restart: open another
+                    raise
+                raise TransientError(error.fact, place=error.place, hint=error.hint) from None
+            discard(response)
+
+        connection.retrying(once)
+
+    def check_push(self, reference: Reference) -> None:
+        """May we push there? Opens an upload and cancels it. RegistryError says what is missing."""
+        location = self._open_session(reference)
+        try:
+            response = self._connection(reference).request_once(
+                "DELETE", location, reference, scopes=(push(reference.repository),), expect=(200, 202, 204)
+            )
+            discard(response)
+        except RegistryError:
+            pass  # cancelling is a courtesy; registries drop abandoned sessions themselves
+
+    def _open_session(self, reference: Reference) -> str:
+        response = self._connection(reference).request(
+            "POST",
+            self._url(reference, "upload"),
+            reference,
+            scopes=(push(reference.repository),),
+            expect=(202,),
+            headers={"Content-Length": "0"},
+        )
+        discard(response)
+        location = response.headers.get("Location")
+        if not location:
+            raise RegistryError("the registry opened an upload and did not say where", place=str(reference))
+        return urljoin(response.url, location)
+
+    # one connection for each registry
+
+    def _pull(
+        self,
+        method: str,
+        reference: Reference,
+        url: str,
+        *,
+        headers: dict[str, str] | None = None,
+        missing: bool = False,
+    ) -> requests.Response:
+        return self._connection(reference).request(
+            method,
+            url,
+            reference,
+            scopes=(pull(reference.repository),),
+            expect=(200, 404) if missing else (200,),
+            headers=headers,
+        )
+
+    def _url(self, reference: Reference, kind: str, digest: Digest | None = None) -> str:
+        """URLs by oras's grammar; it takes a host without dot or port for a part of the repository."""
+        from oras.container import Container
+
+        endpoint = self._settings.endpoint(reference)
+        container = Container(reference.repository, registry=endpoint.host)
+        container.registry, container.namespace = endpoint.host, None
+        container.repository = reference.repository
+        if kind == "blob":
+            path = container.get_blob_url(str(digest))
+        elif kind == "upload":
+            path = container.upload_blob_url()
+        else:
+            path = container.manifest_url(str(reference.digest or reference.tag or "latest"))
+        return self._connection(reference).url(path)
+
+    def _connection(self, reference: Reference) -> Connection:
+        endpoint = self._settings.endpoint(reference)
+        with self._lock:
+            connection = self._connections.get(endpoint)
+            if connection is None:
+                connection = _connect(endpoint, self._settings, self._policy)
+                self._connections[endpoint] = connection
+            return connection
+
+
+class BlobStream:
+    """A blob on its way in: verified at its end, and never longer than promised."""
+
+    def __init__(self, response: requests.Response, reference: Reference, descriptor: Descriptor) -> None:
+        self._response = response
+        wire = _Wire(response, f"{reference.name}@{descriptor.digest}")
+        self._verified = VerifiedReader(wire, descriptor.digest, descriptor.size, f"blob of {reference.name}")
+
+    def __enter__(self) -> BlobStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def read(self, amount: int = -1, /) -> bytes:
+        """Read like a file; VerifyError at the end, TransientError when the connection breaks."""
+        return self._verified.read(amount)
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._response.close()
+
+
+class _Wire:
+    """The raw bytes of an answer, with urllib3's errors turned into ours."""
+
+    def __init__(self, response: requests.Response, place: str) -> None:
+        self._raw: Any = response.raw
+        self._place = place
+
+    def close(self) -> None:
+        self._raw.close()
+
+    def read(self, amount: int = -1, /) -> bytes:
+        import urllib3.exceptions
+
+        try:
+            data: bytes = self._raw.read(None if amount < 0 else amount, decode_content=False)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise TransientError(f"the download broke off: {type(error).__name__}", place=self._place) from None
+        return data
+
+
+def _body(response: requests.Response, limit: int, reference: Reference) -> bytes:
+    try:
+        return bounded_body(response, limit)
+    except ValueError as error:
+        raise RegistryError(str(error), place=str(reference)) from None
+
+
+def _connect(endpoint: Endpoint, settings: Settings, policy: RetryPolicy) -> Connection:
+    """oras's session for this host, with connections for many threads and blocks fit for layers."""
+    import requests.adapters
+    from oras.logger import logger
+    from oras.provider import Registry
+
+    logger.set_level(100)  # it would print to the terminal, which belongs to `cli`
+    session: requests.Session = Registry(hostname=endpoint.host).session
+    adapter = requests.adapters.HTTPAdapter(pool_connections=4, pool_maxsize=_CONNECTIONS)
+    adapter.init_poolmanager(4, _CONNECTIONS, blocksize=_BLOCK)
+    for prefix in ("https://", "http://"):
+        session.mount(prefix, adapter)
+    session.verify = _trusted()
+
+    def credentials(reference: Reference) -> Credentials | None:
+        return find_credentials(reference, settings.credential_files, _ask_oras)
+
+    return Connection(endpoint, session, credentials, policy)
+
+
+def _trusted() -> bool | str:
+    """Whom to trust: the system's certificates, as podman does; `requests` alone would bring its own list."""
+    if os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE"):
+        return True  # `requests` reads these itself
+    candidates = (
+        os.environ.get("SSL_CERT_FILE"),
+        "/etc/ssl/certs/ca-certificates.crt",
+        "/etc/pki/tls/certs/ca-bundle.crt",
+        "/etc/ssl/ca-bundle.pem",
+    )
+    return next((path for path in candidates if path and Path(path).is_file()), True)
+
+
+def _ask_oras(config: Mapping[str, Any], key: str) -> str | None:
+    """What oras finds for a key in one parsed file, helpers included, as base64 of `user:password`."""
+    from oras.auth import get_auth_backend
+    from oras.container import Container
+
+    backend: Any = get_auth_backend("token")
+    backend._auth_config = config
+    container = Container("name", registry=key)
+    container.registry = key
+    backend.load_configs(container)
+    found = getattr(backend, "_basic_auth", None)
+    return str(found) if found else None

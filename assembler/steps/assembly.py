@@ -1,0 +1,318 @@
+"""One manifest for one platform: its bases, its lock, its plan, and the image that comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from assembler.errors import LockError, ManifestError
+from assembler.manifest.library import LoadedManifest, Scope, load
+from assembler.manifest.models import Base
+from assembler.oci.digest import Digest
+from assembler.oci.image import BlobLayer, Image, append
+from assembler.oci.platform import Platform
+from assembler.pack.tarball import compressor_id
+from assembler.plan.graph import (
+    BaseFact,
+    Facts,
+    Plan,
+    build_plan,
+    layer_id,
+    layer_name,
+    toolchain_id,
+    used_compile_steps,
+)
+from assembler.plan.key import key_of
+from assembler.plan.settings import settings_facts
+from assembler.steps import bases, compiling, packing, records, stacking
+from assembler.steps.bases import BaseHandle
+from assembler.steps.locking import Locking
+from assembler.steps.stacking import BuiltImage
+
+if TYPE_CHECKING:
+    from assembler.build.debs import Package
+    from assembler.steps.session import Session
+
+_MAX_BASE_DEPTH = 8
+
+
+class Assembly:
+    """The work on one loaded manifest and platform. Bases that are manifests are assemblies of their own."""
+
+    def __init__(self, session: Session, loaded: LoadedManifest, platform: Platform, depth: int = 0) -> None:
+        if depth > _MAX_BASE_DEPTH:
+            raise ManifestError("bases are nested too deep", place=str(loaded.path))
+        self.session = session
+        self.loaded = loaded
+        self.platform = platform
+        self.locking = Locking(loaded, session.options)
+        self._depth = depth
+        self.layers: dict[int, BlobLayer] = {}
+        self.nested: list[Assembly] = []
+        self.source_digests: dict[tuple[str, str], str | None] = {}
+
+    # what is known
+
+    @property
+    def compression(self) -> packing.CompressionName:
+        """The compression of the layers of this image."""
+        return "gzip" if self.loaded.manifest.compression == "gzip" else "zstd"
+
+    @cached_property
+    def runtime(self) -> BaseHandle:
+        """The runtime base."""
+        return self._base("runtime", self.loaded.manifest.runtime)
+
+    @cached_property
+    def devel(self) -> BaseHandle | None:
+        """The devel base, when something is compiled."""
+        if not any(True for _ in used_compile_steps(self.loaded)):
+            return None
+        base = self.loaded.manifest.devel
+        if base is None:
+            scope, name, _ = next(used_compile_steps(self.loaded))
+            raise ManifestError(
+                f"`{scope.recipe or self.loaded.manifest.name}` compiles `{name}`, but there is no base for that",
+                place=f"{self.loaded.path}: devel",
+                hint="add `devel:` to the manifest, or pass `--base devel=REFERENCE`",
+            )
+        return self._base("devel", base)
+
+    def _base(self, role: str, base: Base) -> BaseHandle:
+        session, directory = self.session, self.loaded.path.parent
+        if base.reference:
+            return bases.registry_base(session, self.locking, role, base.reference, self.platform)
+        if base.oci:
+            path, _, name = base.oci.partition(":")
+            return bases.layout_base(session, role, directory / path, name or None, self.platform)
+        if base.bootstrap:
+            return bases.bootstrap_base(session, self.locking, role, base.bootstrap, self.platform)
+        if base.manifest:
+            return self._nested(role, base, directory)
+        return bases.scratch_base(self.platform)
+
+    def _nested(self, role: str, base: Base, directory: Path) -> BaseHandle:
+        loaded = load(directory / str(base.manifest), sets=base.with_)
+        nested = Assembly(self.session, loaded, self.platform, self._depth + 1)
+        self.nested.append(nested)
+
+        def image() -> Image:
+            built = nested.build()
+            return bases.as_base(built.image)
+
+        plan = nested.plan()
+        todo = plan.image.state != "cached"
+        fact = BaseFact(
+            key=plan.image.key,
+            name=loaded.manifest.name,
+            state="todo" if todo else "cached",
+            detail=f"{role}, {len(plan.work)} steps" if todo else role,
+        )
+        return BaseHandle(fact=fact, identity=nested.identity, image=image)
+
+    @property
+    def identity(self) -> str | None:
+        """What this image is made of, for the locks of what stands on it; None while something is not locked."""
+        packages = {step: self.packages(step, lock=False) for step in self._package_steps}
+        if self.runtime.identity is None or any(found is None for found in packages.values()):
+            return None
+        layers = [
+            layer.entry.model_dump(mode="json", exclude_none=True)
+            for layer in self.loaded.layers
+            if layer.entry.run or layer.entry.files
+        ]
+        digests = {step: [p.sha256 for p in found or ()] for step, found in packages.items()}
+        return key_of("identity", {"base": self.runtime.identity, "packages": digests, "layers": layers})
+
+    # locking
+
+    @cached_property
+    def _package_steps(self) -> Mapping[str, tuple[str, ...]]:
+        """Step id → the packages that it asks for."""
+        steps: dict[str, tuple[str, ...]] = {}
+        for scope, name, step in used_compile_steps(self.loaded):
+            if step.packages.apt:
+                steps[toolchain_id(scope, name)] = tuple(step.packages.apt)
+        for index, layer in enumerate(self.loaded.layers):
+            if layer.entry.packages:
+                self._only_apt(layer.entry.packages, layer.place)
+                steps[layer_id(index)] = tuple(layer.entry.packages.apt)
+        return steps
+
+    @staticmethod
+    def _only_apt(packages: Any, place: str) -> None:
+        for other in ("dnf", "apk"):
+            if getattr(packages, other):
+                raise ManifestError(
+                    f"`{other}` packages cannot be locked and installed yet; `apt` can", place=place
+                )
+
+    def packages(self, step: str, *, lock: bool) -> tuple[Package, ...] | None:
+        """The locked packages of a step. Without `lock`, None when they would have to be resolved."""
+        from assembler.build.debs import Package
+
+        wanted = self._package_steps[step]
+        base = self.devel if step.startswith("toolchain:") else self.runtime
+        if base is None or base.identity is None:
+            if not lock:
+                return None
+            raise LockError("the base is not locked", place=step)
+        below = [] if step.startswith("toolchain:") else self._packages_below(step)
+        request = {"base": base.identity, "apt": list(wanted), "below": below, "platform": str(self.platform)}
+        name = step if step.startswith("toolchain:") else f"layer:{' '.join(wanted[:1])}"
+        if not lock:
+            found = self.locking.peek("packages", name, request)
+        else:
+            found = self.locking.answer(
+                "packages", name, request, lambda: compiling.resolve_packages(self, step, wanted)
+            )
+        return None if found is None else tuple(Package.from_json(value) for value in found["packages"])
+
+    def _packages_below(self, step: str) -> list[Any]:
+        index = int(step.partition(":")[2])
+        return [
+            layer.entry.model_dump(mode="json", exclude_none=True)
+            for layer in self.loaded.layers[:index]
+            if layer.entry.packages or layer.entry.run
+        ]
+
+    def source_answer(self, scope: Scope, name: str, *, lock: bool = True) -> Mapping[str, Any] | None:
+        """The locked answer for a source; an empty one for a path, which is keyed by content."""
+        from assembler.build import sources
+
+        source = scope.sources[name]
+        if source.path:
+            return {}
+        label = f"{scope.name}.{name}" if scope.name else name
+        request = sources.request_of(source)
+        if not lock:
+            return self.locking.peek("source", label, request)
+
+        def resolve() -> Mapping[str, Any]:
+            with self.session.step(f"lock:{label}", "lock", label) as report:
+                answer = sources.lock_source(source, scope.directory, cache=self.session.options.cache)
+                report.outcome = "ok"
+            return answer
+
+        return self.locking.answer("source", label, request, resolve)
+
+    def lock(self) -> None:
+        """Make the lock complete, asking the world for what it does not answer, and save it.
+
+        Resolving packages needs the base that they are installed into, which is made for it where it has to be.
+        """
+        for handle in (self.runtime, self.devel):
+            if handle is not None and handle.identity is None:
+                handle.image()
+        for scope, name in self.used_sources():
+            self.source_answer(scope, name)
+        for step in self._package_steps:
+            self.packages(step, lock=True)
+        self.locking.save(prune=not self.loaded.overrides)
+
+    def used_sources(self) -> list[tuple[Scope, str]]:
+        """Every source that a compile step or a copied layer reads, each once."""
+        used: dict[tuple[str, str], tuple[Scope, str]] = {}
+        for scope, _, step in used_compile_steps(self.loaded):
+            if step.source:
+                used[scope.name, step.source] = (scope, step.source)
+        for layer in self.loaded.layers:
+            if layer.entry.copy_ and layer.entry.copy_.source:
+                used[layer.scope.name, layer.entry.copy_.source] = (layer.scope, layer.entry.copy_.source)
+        return list(used.values())
+
+    # the plan
+
+    def plan(self) -> Plan:
+        """The plan as far as the lock and the store can tell it without asking anyone."""
+        from assembler.build import sources
+
+        digests: dict[tuple[str, str], str | None] = {}
+        for scope, name in self.used_sources():
+            answer = self.source_answer(scope, name, lock=False)
+            digests[scope.name, name] = (
+                None
+                if answer is None
+                else sources.source_digest(scope.sources[name], answer, scope.directory, self.session.stat_cache)
+            )
+        self.source_digests = digests
+        packages = {step: self.packages(step, lock=False) for step in self._package_steps}
+        facts = Facts(
+            platform=str(self.platform),
+            runtime=self.runtime.fact,
+            devel=self.devel.fact if self.devel else None,
+            sources=digests,
+            files=self._taken_files(),
+            packages={
+                step: None if found is None else [package.sha256 for package in found]
+                for step, found in packages.items()
+            },
+            compressor=compressor_id(self.compression),
+            settings={
+                "image": settings_facts(self.loaded.manifest.image),
+                "names": [layer_name(layer.entry) for layer in self.loaded.layers],
+                "name": self.loaded.manifest.name,
+            },
+            known=lambda key: records.known(self.session.store, key),
+        )
+        return build_plan(self.loaded, facts)
+
+    def _taken_files(self) -> dict[tuple[str, str], str]:
+        """(scope name, path as written) → digest of the host files that `files` layers take in."""
+        found = {}
+        for layer in self.loaded.layers:
+            for item in layer.entry.files:
+                if item.from_file:
+                    path = layer.scope.directory / item.from_file
+                    try:
+                        found[layer.scope.name, item.from_file] = str(Digest.of(path.read_bytes()))
+                    except OSError as error:
+                        fact = f"`{item.from_file}` cannot be read: {error.strerror}"
+                        raise ManifestError(fact, place=layer.place) from error
+        return found
+
+    # the work
+
+    def build(self) -> BuiltImage:
+        """Do what the plan says and return the image; nothing is done for what the store has."""
+        plan = self.plan()
+        if plan.image.key is None:
+            self.lock()
+            plan = self.plan()
+        key = plan.image.key
+        if key is None:
+            missing = ", ".join(step.id for step in plan.steps if step.key is None)
+            raise LockError(f"these steps have no key after locking: {missing}", place=str(self.loaded.path))
+        found = stacking.finished(self, key)
+        if found is not None:
+            return found
+        for step in plan.work:
+            if step.kind == "compile":
+                compiling.compile_one(self, plan, step)
+            elif step.layer is not None:
+                self.layers[step.layer] = packing.make_layer(self, plan, step.layer)
+        return stacking.stack(self, plan, key)
+
+    def layer(self, plan: Plan, index: int) -> BlobLayer:
+        """A layer that is in the store, or is made now."""
+        if index not in self.layers:
+            step = plan.step(layer_id(index))
+            name = layer_name(self.loaded.layers[index].entry)
+            found = records.layer_from_record(self.session.store, str(step.key), name)
+            if found is not None:
+                self.cached(step.id, "pack", step.name, str(step.key))
+            self.layers[index] = found or packing.make_layer(self, plan, index)
+        return self.layers[index]
+
+    def stack(self, plan: Plan, layers: int | None = None) -> Image:
+        """The base with the lowest `layers` layers on it; all of them when None."""
+        count = len(self.loaded.layers) if layers is None else layers
+        blobs = [self.layer(plan, index) for index in range(count)]
+        return append(self.runtime.image(), blobs, epoch=self.loaded.manifest.epoch)
+
+    def cached(self, identifier: str, verb: str, name: str, key: str) -> None:
+        """Report a step whose result is there."""
+        with self.session.step(identifier, verb, name, key) as report:
+            report.outcome = "cached"

@@ -1,0 +1,191 @@
+"""Bases: what a manifest stacks on or compiles in, from each of the five places where one can come from.
+
+A base is first a name, a key and an identity for the lock; its image (two small documents) is read or made only
+when a step asks for it. Making one is needed for `bootstrap` and for another manifest of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from assembler.errors import LockError, ManifestError
+from assembler.manifest.models import Bootstrap
+from assembler.oci.digest import Digest
+from assembler.oci.image import BaseLayer, BlobLayer, Image, ImageConfig, ImageManifest, append
+from assembler.oci.platform import Platform
+from assembler.oci.reference import Reference
+from assembler.pack.tarball import compressor_id, pack
+from assembler.plan.graph import BaseFact, StepState
+from assembler.plan.key import key_of
+from assembler.steps.locking import Locking
+from assembler.steps.records import layer_from_record, layer_record
+
+if TYPE_CHECKING:
+    from assembler.build.debs import Package
+    from assembler.steps.session import Session
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseHandle:
+    """A base that is known but not necessarily here.
+
+    `identity` says what the base is made of without our format version, for the lock; `image` reads or makes
+    it; `reference` is set for a registry base.
+    """
+
+    fact: BaseFact
+    identity: str | None
+    image: Callable[[], Image]
+    reference: Reference | None = None
+
+
+def scratch_base(platform: Platform) -> BaseHandle:
+    """The empty base."""
+    image = Image.scratch(platform)
+    key = key_of("scratch", {"platform": str(platform)})
+    return BaseHandle(fact=BaseFact(key=key, name="scratch"), identity="scratch", image=lambda: image)
+
+
+def registry_base(session: Session, locking: Locking, role: str, text: str, platform: Platform) -> BaseHandle:
+    """A base in a registry: its tag is pinned by the lock, its manifest and config are kept in the store."""
+    try:
+        reference = Reference.parse(text)
+    except ValueError as error:
+        raise ManifestError(str(error), place=f"{role} base") from error
+    request = {"reference": str(reference), "platform": str(platform)}
+
+    def resolve() -> dict[str, Any]:
+        from assembler.registry.resolve import resolve_base
+
+        found = resolve_base(session.client, reference, platform)
+        session.store.put(found.manifest_bytes)
+        session.store.put(found.config_bytes)
+        return {"manifest": str(Digest.of(found.manifest_bytes)), "config": str(found.manifest.config.digest)}
+
+    answer = locking.answer("base", role, request, resolve)
+    digest = Digest.parse(answer["manifest"])
+    config_digest = Digest.parse(answer["config"])
+    pinned = reference.at(digest)
+
+    def image() -> Image:
+        if not (session.store.has(digest) and session.store.has(config_digest)):
+            if session.options.offline:
+                raise LockError(
+                    "the base's manifest and config are not in the store, and `--offline` forbids to fetch them",
+                    place=str(pinned),
+                )
+            from assembler.registry.resolve import resolve_base
+
+            found = resolve_base(session.client, pinned, platform)
+            session.store.put(found.manifest_bytes)
+            session.store.put(found.config_bytes)
+        manifest = ImageManifest.from_bytes(session.store.read(digest))
+        config = ImageConfig.from_bytes(session.store.read(config_digest))
+        return Image.from_base(manifest, config, pinned)
+
+    fact = BaseFact(key=digest.hex, name=str(reference), detail=f"{role}, by reference")
+    return BaseHandle(fact=fact, identity=digest.hex, image=image, reference=pinned)
+
+
+def layout_base(session: Session, role: str, directory: Path, name: str | None, platform: Platform) -> BaseHandle:
+    """A base in an OCI layout on disk. Its blobs are linked (or copied) into the store when the image is read."""
+    from assembler.oci.bases import load_layout
+
+    found = load_layout(directory, name, platform)
+    digest = Digest.of(found.manifest_bytes)
+
+    def image() -> Image:
+        for descriptor in found.manifest.layers:
+            _adopt(
+                session, directory / "blobs" / "sha256" / descriptor.digest.hex, descriptor.digest, descriptor.size
+            )
+        session.store.put(found.manifest_bytes)
+        session.store.put(found.config_bytes)
+        return Image.from_base(found.manifest, found.config, None)
+
+    fact = BaseFact(key=digest.hex, name=f"oci:{directory.name}", detail=role)
+    return BaseHandle(fact=fact, identity=digest.hex, image=image)
+
+
+def _adopt(session: Session, path: Path, digest: Digest, size: int) -> None:
+    """Take a blob of a foreign layout into the store, verified."""
+    with path.open("rb") as stream:
+        session.store.put_stream(stream, digest, size)
+
+
+def bootstrap_base(
+    session: Session, locking: Locking, role: str, bootstrap: Bootstrap, platform: Platform
+) -> BaseHandle:
+    """A root file system made from distribution packages; no registry is needed."""
+    from assembler.build import bootstrap as bootstrapping
+    from assembler.build.debs import Package
+
+    request = {**bootstrap.model_dump(mode="json", exclude={"mirrors"}), "platform": str(platform)}
+    name = f"{bootstrap.distribution} {bootstrap.suite}"
+
+    def resolve() -> dict[str, Any]:
+        with session.step(f"lock:{role}", "lock", f"{name} packages") as report:
+            packages = bootstrapping.resolve(bootstrap, platform)
+            report.outcome, report.detail = "ok", f"{len(packages)} packages"
+        return {"packages": [package.to_json() for package in packages]}
+
+    answer = locking.answer("packages", role, request, resolve)
+    packages = tuple(Package.from_json(value) for value in answer["packages"])
+    identity = key_of("bootstrap-identity", {"packages": sorted(package.sha256 for package in packages)})
+    key = key_of("bootstrap", {"packages": identity, "request": request, "compressor": compressor_id("zstd")})
+
+    def image() -> Image:
+        return _bootstrap_image(session, bootstrap, packages, name, key, platform)
+
+    state: StepState = "cached" if layer_from_record(session.store, key) else "todo"
+    fact = BaseFact(
+        key=key,
+        name=name,
+        state=state,
+        detail=f"{role}, {len(packages)} packages",
+        bytes_download=sum(p.size for p in packages if not session.store.has(Digest.from_hex(p.sha256))),
+    )
+    return BaseHandle(fact=fact, identity=identity, image=image)
+
+
+def _bootstrap_image(
+    session: Session,
+    bootstrap: Bootstrap,
+    packages: tuple[Package, ...],
+    name: str,
+    key: str,
+    platform: Platform,
+) -> Image:
+    from assembler.build import bootstrap as bootstrapping
+    from assembler.build.debs import fetch
+
+    layer = layer_from_record(session.store, key)
+    if layer is None:
+        identifier = f"base:{key[:12]}"
+        with session.step(identifier, "bootstrap", name, key) as report:
+            paths = fetch(packages, session.store, session.emit, offline=session.options.offline, step=identifier)
+            with bootstrapping.assembled(bootstrap, packages, paths, session.run.scratch("bootstrap")) as entries:
+                packed = pack(entries, session.store, created_by=f"bootstrap {name}")
+            layer = packed.layer
+            session.store.put_record(key, layer_record(packed))
+            report.detail = f"{len(packages)} packages"
+    return stack_on_scratch(layer, platform)
+
+
+def stack_on_scratch(layer: BlobLayer, platform: Platform) -> Image:
+    """A base image of one layer of ours."""
+    return append(Image.scratch(platform), [layer])
+
+
+def as_base(image: Image, origin: Reference | None = None) -> Image:
+    """The same image, seen as a base: its own layers can no longer be opened, only referred to."""
+    layers = tuple(
+        layer
+        if isinstance(layer, BaseLayer)
+        else BaseLayer(descriptor=layer.descriptor, diff_id=layer.diff_id, origin=origin)
+        for layer in image.layers
+    )
+    return replace(image, layers=layers, annotations={})

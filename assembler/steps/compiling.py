@@ -1,0 +1,158 @@
+"""Compile steps, and the containers that they and package resolution need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from assembler.errors import LockError
+from assembler.oci.digest import Digest
+from assembler.oci.image import Image
+from assembler.plan.graph import Plan, Step, layer_id, toolchain_id, used_compile_steps
+from assembler.steps.materialise import base_image, image_for
+
+if TYPE_CHECKING:
+    from assembler.build.container import Container
+    from assembler.steps.assembly import Assembly
+    from assembler.steps.session import Session
+
+
+def resolve_packages(assembly: Assembly, step: str, names: Sequence[str]) -> Mapping[str, Any]:
+    """Ask apt, in a container of the base, what these packages mean today."""
+    from assembler.build import apt
+
+    session = assembly.session
+    title = " ".join(names[:4]) + (" …" if len(names) > 4 else "")
+    with session.step(f"lock:{step}", "lock", title) as report, base_container(assembly, step) as container:
+        packages = apt.resolve(container, names)
+        report.outcome, report.detail = "ok", f"{len(packages)} packages"
+    return {"packages": [package.to_json() for package in packages]}
+
+
+@contextmanager
+def base_container(assembly: Assembly, step: str) -> Iterator[Container]:
+    """A container of what this step's packages are installed into."""
+    if step.startswith("toolchain:"):
+        if assembly.devel is None:
+            raise LockError("there is no devel base", place=step)
+        image = base_image(assembly.session, assembly.devel)
+    else:
+        index = int(step.partition(":")[2])
+        image = stack_image(assembly, assembly.plan(), index, packages_only=True)
+    with assembly.session.buildah.container(image, "resolve") as container:
+        yield container
+
+
+def stack_image(assembly: Assembly, plan: Plan, index: int, *, packages_only: bool) -> str:
+    """The name, in buildah's storage, of the runtime base with what layer `index` stands on."""
+    below = [
+        number
+        for number, layer in enumerate(assembly.loaded.layers[:index])
+        if not packages_only or layer.entry.packages or layer.entry.run
+    ]
+    if not below:
+        return base_image(assembly.session, assembly.runtime)
+    from assembler.oci.image import append
+
+    blobs = [assembly.layer(plan, number) for number in below]
+    return image_for(assembly.session, append(assembly.runtime.image(), blobs))
+
+
+def compile_one(assembly: Assembly, plan: Plan, step: Step) -> None:
+    """Run one compile step and keep its artifacts under its key."""
+    from assembler.build.compile import compile_step
+    from assembler.build.sources import fetch_source
+
+    session = assembly.session
+    scope, name, description = next(
+        found for found in used_compile_steps(assembly.loaded) if step.id == f"compile:{_label(found)}"
+    )
+    answer = assembly.source_answer(scope, description.source) or {}
+    checkout = fetch_source(
+        scope.sources[description.source],
+        answer,
+        scope.directory,
+        store=session.store,
+        cache=session.options.cache,
+        emit=session.emit,
+        offline=session.options.offline,
+    )
+    image = toolchain(assembly, plan, scope_step=toolchain_id(scope, name), wanted=description.packages.apt)
+    with session.step(step.id, "compile", step.name, step.key) as report:
+        bundle = compile_step(
+            session.buildah,
+            session.store,
+            description,
+            image=image,
+            source=checkout.path,
+            label=step.name,
+            key=str(step.key),
+            cache=session.options.cache,
+            accelerator=assembly.loaded.manifest.accelerator,
+            jobs=session.options.jobs,
+            keep=session.options.keep,
+            emit=session.emit,
+            step=step.id,
+        )
+        report.detail = f"{bundle.files} files"
+    session.store.put_record(
+        str(step.key), {"bundle": str(bundle.digest), "bytes": bundle.size, "files": bundle.files}
+    )
+
+
+def _label(found: tuple[Any, str, Any]) -> str:
+    scope, name, _ = found
+    return f"{scope.name}.{name}" if scope.name else name
+
+
+def toolchain(assembly: Assembly, plan: Plan, *, scope_step: str, wanted: Sequence[str]) -> str:
+    """The devel base with a compile step's packages, in buildah's storage; installed once and kept by key."""
+    session = assembly.session
+    devel = assembly.devel
+    if devel is None:
+        raise LockError("there is no devel base", place=scope_step)
+    if not wanted:
+        return base_image(session, devel)
+    from assembler.build.container import toolchain_image
+
+    step = plan.step(scope_step)
+    packages = assembly.packages(scope_step, lock=True) or ()
+
+    def install(container: Container) -> None:
+        install_packages(session, container, packages, wanted, scope_step)
+
+    with session.step(step.id, "toolchain", step.name, step.key) as report:
+        name, built = toolchain_image(session.buildah, lambda: base_image(session, devel), str(step.key), install)
+        report.outcome = "built" if built else "cached"
+        report.detail = f"{len(packages)} packages"
+    session.store.put_record(str(step.key), {"image": name})
+    return name
+
+
+def install_packages(
+    session: Session, container: Container, packages: Sequence[Any], wanted: Sequence[str], step: str
+) -> None:
+    """Fetch the locked .debs and install exactly those."""
+    from assembler.build import apt, debs
+
+    paths = debs.fetch(packages, session.store, session.emit, offline=session.options.offline, step=step)
+    apt.install(container, packages, paths, wanted)
+
+
+def layer_image(assembly: Assembly, plan: Plan, index: int) -> Image:
+    """The image below layer `index`."""
+    return assembly.stack(plan, index)
+
+
+__all__ = [
+    "Digest",
+    "base_container",
+    "compile_one",
+    "install_packages",
+    "layer_id",
+    "layer_image",
+    "resolve_packages",
+    "stack_image",
+    "toolchain",
+]

@@ -1,0 +1,120 @@
+"""Layers: the entries that each kind of layer entry stands for, and the blobs that they become."""
+
+from __future__ import annotations
+
+import fnmatch
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from assembler.errors import ManifestError
+from assembler.manifest.models import Copy, FileEntry
+from assembler.tree.builder import TreeBuilder
+from assembler.tree.entry import Entry
+
+_GLOB = frozenset("*?[")
+
+
+def file_entries(items: Sequence[FileEntry], directory: Path, name: str) -> tuple[Entry, ...]:
+    """The tree of a `files` layer; `directory` is where the files that it takes in are looked for."""
+    tree = TreeBuilder(name)
+    for item in items:
+        tree.add(_file_entry(item, directory), f"files {item.path}")
+    return tree.entries()
+
+
+def _file_entry(item: FileEntry, directory: Path) -> Entry:
+    path, uid, gid = item.path.strip("/"), item.user, item.group
+    if item.link is not None:
+        return Entry(path=path, kind="symlink", mode=0o777, uid=uid, gid=gid, link=item.link)
+    if item.directory:
+        return Entry(path=path, kind="directory", mode=_or(item.mode, 0o755), uid=uid, gid=gid)
+    data = (directory / item.from_file).read_bytes() if item.from_file else (item.content or "").encode()
+    return Entry(
+        path=path,
+        kind="file",
+        mode=_or(item.mode, 0o644),
+        uid=uid,
+        gid=gid,
+        size=len(data),
+        content=data,
+    )
+
+
+def _or(mode: int | None, default: int) -> int:
+    return default if mode is None else mode
+
+
+def copied(entries: Sequence[Entry], copy: Copy, place: str) -> tuple[Entry, ...]:
+    """Put a tree (an artifact, a source) where a `copy` wants it.
+
+    `to` with a trailing slash, or a tree of more than one file, means "into this directory"; otherwise a single
+    file gets this very name. A directory's content is copied, not the directory, as in a Dockerfile.
+    """
+    target = copy.to.strip("/")
+    chosen = select(entries, copy.path, place)
+    single = len(chosen) == 1 and chosen[0].kind in ("file", "symlink") and not copy.to.endswith("/")
+    tree = TreeBuilder(place)
+    for entry in chosen:
+        path = target if single else posixpath.join(target, entry.path) if target else entry.path
+        link = posixpath.join(target, entry.link) if entry.kind == "hardlink" and target else entry.link
+        mode = entry.mode
+        if copy.mode is not None and entry.kind == "file":
+            mode = copy.mode
+        moved = replace(entry, path=path, link=link, mode=mode, uid=copy.user, gid=copy.group)
+        tree.add(moved, place)
+    return tree.entries()
+
+
+def select(entries: Sequence[Entry], path: str | None, place: str) -> tuple[Entry, ...]:
+    """The part of a tree that `path` names: all of it, one file, a directory's content, or what a glob matches.
+
+    Paths come out relative to what was named. Raises ManifestError when nothing matches.
+    """
+    if not path or path.strip("/") in ("", "."):
+        return tuple(entries)
+    wanted = path.strip("/")
+    by_path = {entry.path: entry for entry in entries}
+    exact = by_path.get(wanted)
+    if exact is not None and exact.kind != "directory":
+        return _moved(by_path, {wanted: posixpath.basename(wanted)})
+    if exact is not None or not _GLOB & set(wanted):
+        names = {name: name[len(wanted) + 1 :] for name in by_path if name.startswith(wanted + "/")}
+        if exact is None and not names:
+            raise ManifestError(f"`{path}` matches nothing in the source", place=place)
+        return _moved(by_path, names)
+    names = {}
+    depth = wanted.count("/")
+    for name in by_path:
+        head = name.split("/")[: depth + 1]
+        if len(head) == depth + 1 and _matches("/".join(head), wanted):
+            names[name] = "/".join(name.split("/")[depth:])
+    if not names:
+        raise ManifestError(f"`{path}` matches nothing in the source", place=place)
+    return _moved(by_path, names)
+
+
+def _moved(by_path: Mapping[str, Entry], names: Mapping[str, str]) -> tuple[Entry, ...]:
+    """The entries under new names. A hard link whose first name stays behind becomes the file itself."""
+    result: dict[str, Entry] = {}
+    instead: dict[str, str] = {}
+    for old, new in names.items():
+        entry = by_path[old]
+        if entry.kind == "hardlink":
+            first = names.get(entry.link) or instead.get(entry.link)
+            if first is None:
+                instead[entry.link] = new
+                entry = by_path[entry.link]
+            else:
+                entry = replace(entry, link=first)
+        result.setdefault(new, replace(entry, path=new))
+    return tuple(result.values())
+
+
+def _matches(path: str, pattern: str) -> bool:
+    """Component by component, so that `*` does not cross a slash."""
+    parts, patterns = path.split("/"), pattern.split("/")
+    return len(parts) == len(patterns) and all(
+        fnmatch.fnmatchcase(part, wanted) for part, wanted in zip(parts, patterns, strict=True)
+    )

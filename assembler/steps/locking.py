@@ -1,0 +1,110 @@
+"""Answering from the lock, and asking the world when the lock does not know.
+
+The lock beside the manifest is read first; with overrides on the command line, or where its directory cannot be
+written, answers go to a lock in the cache, so that an experiment never rewrites what is committed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from assembler.errors import LockError
+from assembler.manifest.library import LoadedManifest
+from assembler.manifest.lock import Kind, Lock, LockEntry, lock_path, read_lock, write_lock
+from assembler.steps.session import Options
+
+_HINT_LOCKED = "run `assemble lock` and commit the lock, or leave `--locked` out"
+
+
+class Locking:
+    """The lock of one manifest during a run. `save` writes it when something new was answered."""
+
+    def __init__(self, loaded: LoadedManifest, options: Options) -> None:
+        self._options = options
+        self._beside = lock_path(loaded.path)
+        self._name = loaded.manifest.name
+        self._private = options.cache / "locks" / (_fingerprint(loaded) + ".lock.yaml")
+        beside_writable = os.access(self._beside.parent, os.W_OK) and not loaded.overrides
+        self._target = self._beside if beside_writable else self._private
+        self._lock = read_lock(self._beside) if self._beside.exists() else Lock()
+        self._extra = read_lock(self._private) if self._private.exists() else Lock()
+        self._used: list[LockEntry] = []
+        self._complete = True
+        self._changed = False
+
+    @property
+    def path(self) -> Path:
+        """Where `save` writes."""
+        return self._target
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The lock files that were read."""
+        return tuple(path for path in (self._beside, self._private) if path.exists())
+
+    def peek(self, kind: Kind, name: str, request: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """The locked answer, or None when there is none for this request or it is to be renewed."""
+        if self._options.update & {"*", name, kind} and not self._fresh(kind, name):
+            return None
+        for lock in (self._lock, self._extra):
+            found = lock.answer(kind, name, request)
+            if found is not None:
+                self._note(LockEntry(kind=kind, name=name, request=dict(request), answer=dict(found)))
+                return found
+        self._complete = False
+        return None
+
+    def answer(
+        self, kind: Kind, name: str, request: Mapping[str, Any], resolve: Callable[[], Mapping[str, Any]]
+    ) -> Mapping[str, Any]:
+        """The locked answer, or what `resolve` finds now; LockError where asking is forbidden."""
+        found = self.peek(kind, name, request)
+        if found is not None:
+            return found
+        place = str(self._beside)
+        if self._options.locked:
+            known = any(entry.kind == kind and entry.name == name for entry in self._lock.entries)
+            state = "answers another request" if known else "has no answer"
+            raise LockError(f"the lock {state} for {kind} `{name}`", place=place, hint=_HINT_LOCKED)
+        if self._options.offline:
+            raise LockError(f"{kind} `{name}` is not locked, and `--offline` forbids to resolve it", place=place)
+        resolved = dict(resolve())
+        entry = LockEntry(kind=kind, name=name, request=dict(request), answer=resolved)
+        self._note(entry)
+        if self._target == self._beside:
+            self._lock = self._lock.with_entry(entry)
+        else:
+            self._extra = self._extra.with_entry(entry)
+        self._changed = True
+        self.save()
+        return resolved
+
+    def save(self, *, prune: bool = False) -> bool:
+        """Write what was answered; with `prune`, drop entries that nothing asked for. False when unchanged."""
+        own = self._lock if self._target == self._beside else self._extra
+        if prune and self._target == self._beside:
+            kept = own.keeping(self._used)
+            self._changed |= kept != own
+            own = self._lock = kept
+        if not self._changed:
+            return False
+        self._target.parent.mkdir(parents=True, exist_ok=True)
+        write_lock(self._target, own)
+        self._changed = False
+        return True
+
+    def _fresh(self, kind: str, name: str) -> bool:
+        """Was this entry answered in this run already?"""
+        return any(entry.kind == kind and entry.name == name for entry in self._used)
+
+    def _note(self, entry: LockEntry) -> None:
+        self._used.append(entry)
+
+
+def _fingerprint(loaded: LoadedManifest) -> str:
+    """A name for the private lock of this manifest: its place, not its overrides, which requests tell apart."""
+    return hashlib.sha256(str(loaded.path.absolute()).encode()).hexdigest()[:32]

@@ -1,0 +1,91 @@
+"""Making one layer: choose its entries, pack them, and keep the record under its key."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from assembler.errors import ManifestError
+from assembler.events import StepProgress
+from assembler.manifest.library import BoundLayer
+from assembler.manifest.models import Copy
+from assembler.oci.digest import Digest
+from assembler.oci.image import BlobLayer
+from assembler.pack.tarball import PackedLayer, pack
+from assembler.plan.graph import Plan, compile_id, layer_id, layer_name
+from assembler.steps import layers, records
+from assembler.tree.entry import Entry
+from assembler.units import size_text
+
+if TYPE_CHECKING:
+    from assembler.steps.assembly import Assembly
+
+CompressionName = Literal["zstd", "gzip"]
+
+
+def make_layer(assembly: Assembly, plan: Plan, index: int) -> BlobLayer:
+    """Make layer number `index` and remember it under its key."""
+    layer = assembly.loaded.layers[index]
+    step = plan.step(layer_id(index))
+    verb = step.kind if step.kind in ("packages", "run") else "pack"
+    with assembly.session.step(step.id, verb, step.name, step.key) as report:
+        if layer.entry.packages or layer.entry.run:
+            from assembler.steps.running import changed_layer
+
+            packed = changed_layer(assembly, plan, index)
+        else:
+            packed = pack_entries(assembly, entries_of(assembly, plan, layer), step.id, layer_name(layer.entry))
+        sizes = size_text(packed.uncompressed_bytes), size_text(packed.layer.descriptor.size)
+        report.detail = f"{packed.files} files, {sizes[0]} → {sizes[1]}"
+    assembly.session.store.put_record(str(step.key), records.layer_record(packed))
+    return packed.layer
+
+
+def pack_entries(assembly: Assembly, entries: tuple[Entry, ...], step: str, created_by: str) -> PackedLayer:
+    """Pack entries as this image's compression and epoch want it, reporting progress."""
+    total = sum(entry.size for entry in entries)
+    emit = assembly.session.emit
+    return pack(
+        entries,
+        assembly.session.store,
+        compression=assembly.compression,
+        epoch=assembly.loaded.manifest.epoch,
+        created_by=created_by,
+        progress=lambda done: emit(StepProgress(step=step, done_bytes=done, total_bytes=total)),
+    )
+
+
+def entries_of(assembly: Assembly, plan: Plan, layer: BoundLayer) -> tuple[Entry, ...]:
+    """The entries of a layer that needs no container of its own."""
+    entry = layer.entry
+    if entry.files:
+        return layers.file_entries(entry.files, layer.scope.directory, layer.place)
+    if entry.copy_ is not None:
+        return layers.copied(_copied_tree(assembly, plan, layer, entry.copy_), entry.copy_, layer.place)
+    raise ManifestError("this kind of layer cannot be built yet", place=layer.place)
+
+
+def _copied_tree(assembly: Assembly, plan: Plan, layer: BoundLayer, copy: Copy) -> tuple[Entry, ...]:
+    session = assembly.session
+    if copy.artifact:
+        from assembler.build.harvest import bundle_entries
+
+        step_name, _, artifact = copy.artifact.partition(".")
+        record = session.store.record(str(plan.step(compile_id(layer.scope, step_name)).key))
+        if record is None:
+            raise ManifestError(f"compile step `{step_name}` left nothing", place=layer.place)
+        return bundle_entries(session.store, Digest.parse(record["bundle"]), artifact)
+    if copy.source:
+        from assembler.build import sources
+
+        source = layer.scope.sources[copy.source]
+        answer = assembly.source_answer(layer.scope, copy.source) or {}
+        return sources.source_entries(
+            source,
+            answer,
+            layer.scope.directory,
+            store=session.store,
+            cache=session.options.cache,
+            emit=session.emit,
+            offline=session.options.offline,
+        )
+    raise ManifestError("copying out of another image cannot be done yet", place=layer.place)

@@ -1,0 +1,130 @@
+"""Where an image goes: registries by reference, and layouts and archives on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from assembler.errors import RequestError
+from assembler.oci import media_types
+from assembler.oci.descriptor import Descriptor
+from assembler.oci.digest import Digest, Readable
+from assembler.oci.image import ImageIndex
+from assembler.oci.reference import Reference
+from assembler.units import size_text
+
+if TYPE_CHECKING:
+    from assembler.registry.push import PushResult
+    from assembler.steps.session import Session
+    from assembler.steps.stacking import BuiltImage
+
+OUTPUTS = ("oci", "oci-archive")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Targets:
+    """Parsed targets: references to push to, and (kind, path) of outputs. `texts` are the outputs as given."""
+
+    push: tuple[Reference, ...]
+    outputs: tuple[tuple[str, Path], ...]
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """The digest that was published (of an index when there are several platforms), and what moved."""
+
+    digest: Digest
+    bytes_pushed: int = 0
+    bytes_pulled: int = 0
+
+
+def parse_targets(push: Sequence[str], outputs: Sequence[str], manifests: int) -> Targets:
+    """Read what was asked for; RequestError names what cannot be."""
+    if manifests > 1 and (push or outputs):
+        raise RequestError("`--push` and `--output` want exactly one manifest")
+    references = []
+    for text in push:
+        try:
+            reference = Reference.parse(text)
+        except ValueError as error:
+            raise RequestError(str(error), place="--push") from error
+        if reference.digest:
+            raise RequestError("expected a tag to push to, got a digest", place=f"--push {text}")
+        references.append(reference if reference.tag else reference.tagged("latest"))
+    parsed = []
+    for text in outputs:
+        kind, colon, path = text.partition(":")
+        if not colon or kind not in OUTPUTS or not path:
+            expected = " or ".join(f"`{name}:PATH`" for name in OUTPUTS)
+            raise RequestError(f"expected {expected}, got `{text}`", place="--output")
+        parsed.append((kind, Path(path)))
+    return Targets(push=tuple(references), outputs=tuple(parsed), texts=tuple(outputs))
+
+
+def check_targets(session: Session, targets: Targets) -> None:
+    """Try credentials and directories before the first compile."""
+    for _, path in targets.outputs:
+        if not path.absolute().parent.is_dir():
+            raise RequestError(f"the directory `{path.parent}` does not exist", place="--output")
+    for reference in targets.push:
+        session.client.check_push(reference)
+
+
+def publish(session: Session, targets: Targets, built: Sequence[BuiltImage]) -> Published:
+    """Push and write the images; several of them as one index."""
+    digest = built[0].descriptor.digest if len(built) == 1 else _index(session, built)
+    pushed = pulled = 0
+    if targets.push:
+        with session.step("push", "push", " ".join(map(str, targets.push))) as report:
+            result = _push(session, targets, built)
+            digest = result.digest
+            pushed, pulled = result.bytes_pushed + result.bytes_streamed, result.bytes_streamed
+            report.outcome = "pushed" if pushed or result.bytes_mounted else "present"
+            moved = [(pushed, "pushed"), (result.bytes_mounted, "mounted"), (result.bytes_present, "there")]
+            report.detail = ", ".join(f"{size_text(size)} {way}" for size, way in moved if size)
+    for kind, path in targets.outputs:
+        _write(session, kind, path, digest, built)
+    return Published(digest=digest, bytes_pushed=pushed, bytes_pulled=pulled)
+
+
+def _push(session: Session, targets: Targets, built: Sequence[BuiltImage]) -> PushResult:
+    from assembler.registry.push import push, push_index
+
+    images = [image.image for image in built]
+    if len(images) == 1:
+        return push(session.client, images[0], session.store, targets.push, emit=session.emit)
+    return push_index(session.client, images, session.store, targets.push, emit=session.emit)
+
+
+def _index(session: Session, built: Sequence[BuiltImage]) -> Digest:
+    """The image index of several platforms, in the store under the image's name."""
+    index = ImageIndex(manifests=tuple(image.descriptor for image in built))
+    data = index.to_bytes()
+    digest = session.store.put(data)
+    session.store.tag(built[0].name, Descriptor(media_type=media_types.INDEX, digest=digest, size=len(data)))
+    return digest
+
+
+def _write(session: Session, kind: str, path: Path, digest: Digest, built: Sequence[BuiltImage]) -> None:
+    from assembler.oci.outputs import write_archive, write_layout
+
+    origins = {
+        layer.descriptor.digest: getattr(layer, "origin", None) for image in built for layer in image.image.layers
+    }
+
+    def fetch(descriptor: Descriptor) -> Readable:
+        """The bytes of a base layer that is not in the store: an output that is a whole image needs them."""
+        origin = origins.get(descriptor.digest)
+        if origin is None:
+            raise RequestError(f"layer {descriptor.digest} is not in the store", place=str(path))
+        return session.client.open_blob(origin, descriptor)
+
+    with session.step(f"output:{path}", "write", f"{kind}:{path}") as report:
+        if kind == "oci":
+            write_layout(session.store, digest, path, name=built[0].name, fetch=fetch)
+        else:
+            write_archive(session.store, digest, path, name=built[0].name, fetch=fetch)
+        report.outcome = "ok"

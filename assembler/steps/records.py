@@ -1,0 +1,41 @@
+"""Records of the store: what a step's key gave, as JSON, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from assembler.oci.descriptor import Descriptor
+from assembler.oci.digest import Digest
+from assembler.oci.image import BlobLayer
+from assembler.oci.layout import Store
+from assembler.pack.tarball import PackedLayer
+
+
+def layer_record(packed: PackedLayer) -> dict[str, Any]:
+    """What is kept of a packed layer."""
+    return {
+        "descriptor": packed.layer.descriptor.to_json(),
+        "diff_id": str(packed.layer.diff_id),
+        "uncompressed_bytes": packed.uncompressed_bytes,
+        "files": packed.files,
+    }
+
+
+def layer_from_record(store: Store, key: str, created_by: str = "") -> BlobLayer | None:
+    """The layer of this key, if its blob is still in the store; its line of history is the manifest's."""
+    record = store.record(key)
+    if record is None or "diff_id" not in record:
+        return None
+    descriptor = Descriptor.from_json(record["descriptor"])
+    if not store.has(descriptor.digest):
+        return None
+    return BlobLayer(descriptor=descriptor, diff_id=Digest.parse(record["diff_id"]), created_by=created_by)
+
+
+def known(store: Store, key: str) -> bool:
+    """Is everything that this key gave still in the store?"""
+    record = store.record(key)
+    if record is None:
+        return False
+    named = record.get("bundle") or record.get("manifest") or (record.get("descriptor") or {}).get("digest")
+    return named is None or store.has(Digest.parse(named))

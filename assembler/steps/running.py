@@ -1,0 +1,41 @@
+"""Layers that are the difference which something made in the runtime base: packages and commands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from assembler.pack.tarball import PackedLayer
+from assembler.plan.graph import Plan, layer_id, layer_name
+from assembler.steps import compiling, packing
+
+if TYPE_CHECKING:
+    from assembler.steps.assembly import Assembly
+
+
+def changed_layer(assembly: Assembly, plan: Plan, index: int) -> PackedLayer:
+    """Run layer `index` in a container of what it stands on, and pack what it changed."""
+    from assembler.build.difference import difference
+
+    session = assembly.session
+    layer = assembly.loaded.layers[index]
+    step = layer_id(index)
+    image = compiling.stack_image(assembly, plan, index, packages_only=layer.entry.run is None)
+    with session.buildah.container(image, f"layer-{index}") as container:
+        if layer.entry.packages:
+            packages = assembly.packages(step, lock=True) or ()
+            compiling.install_packages(session, container, packages, layer.entry.packages.apt, step)
+        elif layer.entry.run:
+            run = layer.entry.run
+            container.run(
+                run.command,
+                env=run.env,
+                network=run.network,
+                log=session.run.log(f"layer-{index}", str(plan.step(step).key)),
+            )
+        with (
+            session.buildah.container(image, f"below-{index}") as below,
+            below.mounted() as lower,
+            container.mounted() as upper,
+        ):
+            entries = difference(lower, upper, container.upper_directory(upper))
+            return packing.pack_entries(assembly, entries, step, layer_name(layer.entry))

@@ -1,0 +1,124 @@
+"""What one run shares: options, the store, the run directory, and the doors to buildah and to registries.
+
+The expensive parts are made when they are first asked for, so that a run that needs no container probes none and
+a run that pushes nowhere imports no registry client.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from assembler.events import Emit, Note, Outcome, StepFinished, StepStarted
+from assembler.oci.cache import default_cache
+from assembler.oci.hold import hold
+from assembler.oci.layout import Store
+
+if TYPE_CHECKING:
+    from assembler.build.container import Buildah
+    from assembler.build.runs import RunDirectory
+    from assembler.registry.client import Client
+    from assembler.tree.fingerprint import StatCache
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the command line (or a caller) asks for beside the manifest.
+
+    `update` names lock entries to resolve again; `*` is all of them. `jobs` None means: from cores and memory.
+    """
+
+    cache: Path = field(default_factory=default_cache)
+    offline: bool = False
+    locked: bool = False
+    update: frozenset[str] = frozenset()
+    jobs: int | None = None
+    keep: bool = False
+    insecure: tuple[str, ...] = ()
+
+
+class Session:
+    """One run of the program. A context manager: leaving it removes the run's containers and scratch space."""
+
+    def __init__(self, options: Options, emit: Emit) -> None:
+        self.options = options
+        self.emit = emit
+        self.store = Store(options.cache / "store")
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Session:
+        self.options.cache.mkdir(parents=True, exist_ok=True)
+        self.store.create()
+        self._stack.enter_context(hold(self.store, on_wait=self._waiting))
+        return self
+
+    def _waiting(self) -> None:
+        self.emit(Note(text="the store is being freed by `assemble gc`; waiting for it to end"))
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @cached_property
+    def run(self) -> RunDirectory:
+        """This run's directory; making it also clears up after runs that died."""
+        from assembler.build.runs import RunDirectory
+
+        return self._stack.enter_context(RunDirectory.create(self.options.cache))
+
+    @cached_property
+    def buildah(self) -> Buildah:
+        """The door to buildah, on storage that was probed on this host."""
+        from assembler.build.container import Buildah
+        from assembler.build.node import probe_storage
+
+        return Buildah(probe_storage(self.options.cache), self.run)
+
+    @cached_property
+    def client(self) -> Client:
+        """The door to registries."""
+        from dataclasses import replace
+
+        from assembler.registry.client import Client
+        from assembler.registry.settings import read_settings
+
+        settings = read_settings()
+        return Client(replace(settings, insecure=settings.insecure | set(self.options.insecure)))
+
+    @cached_property
+    def stat_cache(self) -> StatCache:
+        """Content digests of source trees by their stat data."""
+        from assembler.tree.fingerprint import StatCache
+
+        return StatCache(self.options.cache / "stat")
+
+    @contextlib.contextmanager
+    def step(self, identifier: str, verb: str, name: str, key: str | None = None) -> Iterator[StepReport]:
+        """Report a step: started now, finished when the block ends well."""
+        report = StepReport()
+        started = time.monotonic()
+        self.emit(StepStarted(step=identifier, verb=verb, name=name))
+        yield report
+        self.emit(
+            StepFinished(
+                step=identifier,
+                verb=verb,
+                name=name,
+                outcome=report.outcome,
+                seconds=time.monotonic() - started,
+                detail=report.detail,
+                key=key,
+            )
+        )
+
+
+@dataclass(slots=True)
+class StepReport:
+    """Filled in by the block of `Session.step`."""
+
+    outcome: Outcome = "built"
+    detail: str = ""

@@ -1,0 +1,99 @@
+"""Stacking: base, layers and settings become an image that is verified, stored and named."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from assembler.errors import VerifyError
+from assembler.oci import media_types
+from assembler.oci.descriptor import BASE_DIGEST, BASE_NAME, Descriptor
+from assembler.oci.image import BlobLayer, Image, ImageConfig, ImageManifest
+from assembler.oci.platform import Platform
+from assembler.oci.verify import verify_image
+from assembler.plan.graph import Plan, layer_name
+from assembler.plan.settings import apply_settings
+
+if TYPE_CHECKING:
+    from assembler.steps.assembly import Assembly
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltImage:
+    """An image of ours in the store. `built` is False when it was there already."""
+
+    name: str
+    platform: Platform
+    descriptor: Descriptor
+    image: Image
+    built: bool
+
+
+def finished(assembly: Assembly, key: str) -> BuiltImage | None:
+    """The image of this key, when its documents and all its own blobs are in the store."""
+    store, manifest = assembly.session.store, assembly.loaded.manifest
+    record = store.record(key)
+    if record is None:
+        return None
+    descriptor = Descriptor.from_json(record["manifest_descriptor"])
+    if not store.has(descriptor.digest):
+        return None
+    document = ImageManifest.from_bytes(store.read(descriptor.digest))
+    split = len(document.layers) - len(assembly.loaded.layers)
+    if not store.has(document.config.digest) or not all(
+        store.has(layer.digest) for layer in document.layers[split:]
+    ):
+        return None
+    config = ImageConfig.from_bytes(store.read(document.config.digest))
+    base = Image.from_base(document, config, assembly.runtime.reference)
+    ours = tuple(
+        BlobLayer(descriptor=layer.descriptor, diff_id=layer.diff_id, created_by=layer_name(entry.entry))
+        for layer, entry in zip(base.layers[split:], assembly.loaded.layers, strict=True)
+    )
+    assembly.cached("image", "stack", manifest.name, key)
+    image = replace(base, layers=base.layers[:split] + ours, annotations=document.annotations)
+    return _named(assembly, descriptor, image, built=False)
+
+
+def stack(assembly: Assembly, plan: Plan, key: str) -> BuiltImage:
+    """Stack the layers, apply the settings, store and verify the image, and remember it under its key."""
+    session, manifest = assembly.session, assembly.loaded.manifest
+    with session.step("image", "stack", manifest.name, key) as report:
+        image = assembly.stack(plan)
+        image = replace(
+            image, config=apply_settings(image.config, manifest.image), annotations=_annotations(assembly)
+        )
+        document, config_bytes = image.manifest()
+        data = document.to_bytes()
+        session.store.put(config_bytes)
+        digest = session.store.put(data)
+        own = len(assembly.loaded.layers)
+        report.detail = f"{len(image.layers) - own} base + {own} layers"
+    with session.step("verify", "verify", manifest.name) as report:
+        problems = verify_image(session.store, digest, deep=False)
+        if problems:
+            raise VerifyError("the image is not what was meant", place=manifest.name, detail=problems)
+        report.outcome, report.detail = "ok", f"{len(image.layers)} layers"
+    descriptor = Descriptor(
+        media_type=media_types.MANIFEST, digest=digest, size=len(data), platform=assembly.platform
+    )
+    session.store.put_record(key, {"manifest": str(digest), "manifest_descriptor": descriptor.to_json()})
+    return _named(assembly, descriptor, image, built=True)
+
+
+def _named(assembly: Assembly, descriptor: Descriptor, image: Image, *, built: bool) -> BuiltImage:
+    """The image under the manifest's name in the store's index."""
+    name, store = assembly.loaded.manifest.name, assembly.session.store
+    current = store.find(name)
+    if current is None or current.digest != descriptor.digest:
+        store.tag(name, descriptor)
+    return BuiltImage(name=name, platform=assembly.platform, descriptor=descriptor, image=image, built=built)
+
+
+def _annotations(assembly: Assembly) -> dict[str, str]:
+    """Which base this was stacked on, so that it can be found out and rebased later (OCI annotations.md)."""
+    reference = assembly.runtime.reference
+    if reference is None or reference.digest is None:
+        return {}
+    name = assembly.loaded.manifest.runtime.reference or str(reference)
+    return {BASE_NAME: name, BASE_DIGEST: str(reference.digest)}

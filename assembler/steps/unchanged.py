@@ -1,0 +1,163 @@
+"""The short way for a request whose inputs have not changed: remembered results, checked, not trusted.
+
+After a build the result is remembered together with what it was made from: every file read (by content), every
+source tree (by fingerprint), every blob that must be in the store. The next time, if all of that still holds and
+each target registry still names the very digest under the tag, there is nothing to do, and nothing heavy is
+imported to find that out: only the standard library and modules that do the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from assembler import __version__
+
+if TYPE_CHECKING:
+    from assembler.steps.assembly import Assembly
+    from assembler.steps.session import Session
+
+_FORMAT = 1
+
+
+def request_key(
+    *,
+    manifest: str,
+    sets: Mapping[str, str],
+    sources: Mapping[str, str],
+    bases: Mapping[str, str],
+    platforms: Sequence[str],
+    push: Sequence[str],
+    outputs: Sequence[str],
+) -> dict[str, Any]:
+    """The request as JSON; equal requests about equal inputs have equal results."""
+    return {
+        "format": _FORMAT,
+        "version": __version__,
+        "manifest": manifest,
+        "sets": dict(sets),
+        "sources": {name: str(Path(path).absolute()) for name, path in sources.items()},
+        "bases": dict(bases),
+        "platforms": list(platforms),
+        "push": list(push),
+        "outputs": list(outputs),
+    }
+
+
+def memory_path(cache: Path, facts: Mapping[str, Any]) -> Path:
+    """Where the result of this request is remembered."""
+    text = json.dumps(facts, sort_keys=True)
+    return cache / "memory" / f"{hashlib.sha256(text.encode()).hexdigest()[:40]}.json"
+
+
+def remember(
+    session: Session, facts: Mapping[str, Any], assemblies: Sequence[Assembly], result: Mapping[str, Any]
+) -> None:
+    """Keep the result of a request, unless something in it cannot be checked cheaply later."""
+    from assembler.oci.layout import write_atomically
+
+    path = memory_path(session.options.cache, facts)
+    inputs = _inputs(assemblies)
+    if inputs is None or facts["outputs"]:
+        path.unlink(missing_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps({**inputs, "result": dict(result)}).encode())
+
+
+def _inputs(assemblies: Sequence[Assembly]) -> dict[str, Any] | None:
+    """Files, trees and blobs that the assemblies stand on; None when a tree is too young to be trusted."""
+    from assembler.tree.fingerprint import survey
+
+    files: dict[str, str] = {}
+    trees: list[list[Any]] = []
+    blobs: set[str] = set()
+    for assembly in assemblies:
+        for path in _files(assembly):
+            files[str(path.absolute())] = hashlib.sha256(path.read_bytes()).hexdigest()
+        for root, ignored, fingerprint in _trees(assembly):
+            seen = survey(root, ignore=ignored)
+            if not seen.settled or seen.fingerprint != fingerprint:
+                return None
+            trees.append([str(root), list(ignored), fingerprint])
+        blobs.update(_blobs(assembly))
+    return {"files": files, "trees": trees, "blobs": sorted(blobs)}
+
+
+def _files(assembly: Assembly) -> Iterator[Path]:
+    """Every file whose content went in: manifests, recipes, locks, files taken in; those of bases too."""
+    yield from assembly.loaded.files
+    yield from assembly.locking.files
+    for nested in assembly.nested:
+        yield from _files(nested)
+
+
+def _trees(assembly: Assembly) -> Iterator[tuple[Path, tuple[str, ...], str]]:
+    """(root, ignore rules, fingerprint) of every path source, the fingerprint empty where it has changed."""
+    from assembler.build.checkout import tree_path
+    from assembler.tree.directory import tree_state
+
+    for scope, name in assembly.used_sources():
+        source = scope.sources[name]
+        if source.path:
+            root = tree_path(source, scope.directory).absolute()
+            state = tree_state(root, ignore=source.ignore, cache=assembly.session.stat_cache)
+            same = assembly.source_digests.get((scope.name, name)) == state.digest
+            yield root, source.ignore, state.fingerprint if same else ""
+    for nested in assembly.nested:
+        yield from _trees(nested)
+
+
+def _blobs(assembly: Assembly) -> Iterator[str]:
+    """Digests that must be in the store for the result to be there."""
+    from assembler.oci.digest import Digest
+    from assembler.oci.image import ImageManifest
+
+    store = assembly.session.store
+    record = store.record(str(assembly.plan().image.key)) or {}
+    manifest = ImageManifest.from_bytes(store.read(Digest.parse(record["manifest"])))
+    yield record["manifest"]
+    yield str(manifest.config.digest)
+    for layer in manifest.layers[len(manifest.layers) - len(assembly.loaded.layers) :]:
+        yield str(layer.digest)
+
+
+def recall(cache: Path, facts: Mapping[str, Any], insecure: Sequence[str] = ()) -> dict[str, Any] | None:
+    """The remembered result, when everything that it stands on still holds; else None."""
+    try:
+        memory = json.loads(memory_path(cache, facts).read_bytes())
+        if not _holds(cache, memory):
+            return None
+        result = memory["result"]
+        if not all(_still_pushed(text, result["digest"], insecure) for text in facts["push"]):
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return {**result, "built": False, "bytes_pushed": 0, "bytes_pulled": 0}
+
+
+def _holds(cache: Path, memory: Mapping[str, Any]) -> bool:
+    from assembler.errors import AssembleError
+    from assembler.tree.fingerprint import fingerprint
+
+    blobs = cache / "store" / "blobs" / "sha256"
+    if not all((blobs / digest.partition(":")[2]).exists() for digest in memory["blobs"]):
+        return False
+    for path, digest in memory["files"].items():
+        if hashlib.sha256(Path(path).read_bytes()).hexdigest() != digest:
+            return False
+    try:
+        return all(fingerprint(Path(root), ignore=ignored) == before for root, ignored, before in memory["trees"])
+    except AssembleError:
+        return False
+
+
+def _still_pushed(text: str, digest: str, insecure: Sequence[str]) -> bool:
+    from assembler.oci.reference import Reference
+    from assembler.registry.peek import peek_digest
+
+    reference = Reference.parse(text)
+    return peek_digest(reference, insecure) == digest

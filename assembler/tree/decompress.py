@@ -1,0 +1,181 @@
+"""Compressed streams, told apart by their first bytes, read in bounded memory and up to a limit.
+
+gzip (RFC 1952), bzip2, xz and zstd (RFC 8878). A decompressor that asks for more than half a gibibyte of memory,
+and a stream that grows beyond reason (a bomb), are errors.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import zlib
+from pathlib import Path
+from typing import IO, Any, Final, Literal, TypeAlias
+
+Format: TypeAlias = Literal["gzip", "bzip2", "xz", "zstd", "zip", "plain"]
+
+CHUNK: Final = 1 << 18
+MEMORY_LIMIT: Final = 512 << 20
+RATIO_LIMIT: Final = 250
+"""Text and weights compress 2 to 20 times, real source archives with big generated files up to about 100."""
+RATIO_FREE: Final = 128 << 20
+"""Bytes that may come out whatever the ratio is: a small archive of zeros harms nobody."""
+TOTAL_LIMIT: Final = 64 << 30
+
+_MAGIC: Final[tuple[tuple[bytes, Format], ...]] = (
+    (b"\x1f\x8b", "gzip"),
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ\0", "xz"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"PK\x03\x04", "zip"),
+    (b"PK\x05\x06", "zip"),
+)
+
+
+class StreamError(ValueError):
+    """The stream is damaged, truncated or grows beyond the limits."""
+
+
+def detect(start: bytes) -> Format:
+    """What a file is by its first bytes; `plain` when it is not one of ours. A zstd file may start with a skip."""
+    for magic, name in _MAGIC:
+        if start.startswith(magic):
+            return name
+    if len(start) >= 4 and start[1:4] == b"\x2a\x4d\x18" and 0x50 <= start[0] <= 0x5F:
+        return "zstd"
+    return "plain"
+
+
+class Stream:
+    """A file, decompressed. Reads whole amounts except at the end, and keeps the limits."""
+
+    __slots__ = ("_compressed", "_file", "_reader", "_total", "format")
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        try:
+            self.format: Format = detect(self._file.read(8))
+            self._compressed = self._file.seek(0, io.SEEK_END)
+            self._file.seek(0)
+            self._reader = _reader(self._file, self.format)
+        except BaseException:
+            self._file.close()
+            raise
+        self._total = 0
+
+    def read(self, amount: int) -> bytes:
+        """`amount` bytes, fewer only at the end of the stream. StreamError when it is damaged or too big."""
+        parts = []
+        missing = amount
+        try:
+            while missing and (data := self._reader.read(min(missing, CHUNK))):
+                parts.append(data)
+                missing -= len(data)
+        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+            raise StreamError(f"the {self.format} stream is damaged or truncated: {error}") from error
+        except Exception as error:
+            if self.format != "zstd":  # zstandard is not imported unless needed, so its error has no name here
+                raise
+            raise StreamError(f"the zstd stream is damaged: {error}") from error
+        self._total += amount - missing
+        self._check_growth()
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def skip(self, amount: int) -> None:
+        """Move forward; StreamError when the stream ends before."""
+        if self.format == "plain":
+            if self._file.tell() + amount > self._compressed:
+                raise StreamError("the archive is truncated")
+            self._file.seek(amount, io.SEEK_CUR)
+            return
+        while amount:
+            data = self.read(min(amount, CHUNK))
+            if not data:
+                raise StreamError("the archive is truncated")
+            amount -= len(data)
+
+    def drain(self) -> None:
+        """Read to the end, so that the checksum of the compressed stream is verified."""
+        while self.format != "plain" and self.read(CHUNK):
+            pass
+
+    def close(self) -> None:
+        """Close the file."""
+        self._reader.close()
+        self._file.close()
+
+    def _check_growth(self) -> None:
+        if self.format == "plain":
+            return
+        check_growth(self._total, self._compressed)
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def check_growth(total: int, compressed: int) -> None:
+    """StreamError when `compressed` bytes have become so many that nobody means well."""
+    if total > TOTAL_LIMIT:
+        raise StreamError(f"more than {TOTAL_LIMIT >> 30} GiB come out of {compressed} compressed bytes")
+    if total > RATIO_FREE and total > RATIO_LIMIT * compressed:
+        raise StreamError(
+            f"more than {RATIO_LIMIT} times as much comes out as goes in ({total} bytes out of {compressed})"
+        )
+
+
+def _reader(file: IO[bytes], name: Format) -> Any:
+    if name == "gzip":
+        return gzip.GzipFile(fileobj=file, mode="rb")
+    if name == "bzip2":
+        return _Members(file, "bzip2")
+    if name == "xz":
+        return _Members(file, "xz")
+    if name == "zstd":
+        import zstandard
+
+        decompressor = zstandard.ZstdDecompressor(max_window_size=MEMORY_LIMIT)
+        return decompressor.stream_reader(file, read_across_frames=True, closefd=False)
+    return file
+
+
+class _Members:
+    """bzip2 or xz streams one after the other. The library's own file objects know no memory limit."""
+
+    def __init__(self, file: IO[bytes], name: Literal["bzip2", "xz"]) -> None:
+        self._file = file
+        self._name = name
+        self._current: Any = self._new()
+        self._started = False
+
+    def _new(self) -> Any:
+        if self._name == "bzip2":
+            return bz2.BZ2Decompressor()
+        return lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=MEMORY_LIMIT)
+
+    def read(self, amount: int) -> bytes:
+        """Up to `amount` bytes; empty only at the end. EOFError when a stream stops in the middle."""
+        while True:
+            if self._current.eof:
+                rest = self._current.unused_data or self._file.read(CHUNK)
+                rest = rest.lstrip(b"\0") if self._name == "xz" else rest  # xz pads between streams
+                if not rest and not self._file.peek(1):  # type: ignore[attr-defined]
+                    return b""
+                self._current = self._new()
+                data = self._current.decompress(rest, amount)
+            elif self._current.needs_input:
+                fresh = self._file.read(CHUNK)
+                if not fresh:
+                    raise EOFError("it ends before its end marker")
+                data = self._current.decompress(fresh, amount)
+            else:
+                data = self._current.decompress(b"", amount)
+            if data:
+                return bytes(data)
+
+    def close(self) -> None:
+        """Nothing is held."""
