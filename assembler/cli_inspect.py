@@ -192,7 +192,9 @@ def layer_files(stream: Readable, name: str = "layer") -> Iterator[LayerFile]:
     place when it is no tar, or is cut off.
     """
     try:
-        with tarfile.open(fileobj=cast("IO[bytes]", _Forward(_opened(cast("IO[bytes]", stream)))), mode="r:") as archive:
+        with tarfile.open(
+            fileobj=cast("IO[bytes]", _Forward(_opened(cast("IO[bytes]", stream)))), mode="r:"
+        ) as archive:
             while (member := archive.next()) is not None:
                 # The archive remembers every member for extraction, of which there is none.
                 archive.members.clear()  # type: ignore[attr-defined]

@@ -39,6 +39,24 @@ class Completed:
     seconds: float
 
 
+_children: Path | None = None
+
+
+def children_file(path: Path | None) -> None:
+    """Write down every child that leads a session, with its start time, so that a later run can end leftovers."""
+    global _children
+    _children = path
+
+
+def _note_child(pid: int) -> None:
+    if _children is None:
+        return
+    with contextlib.suppress(OSError):
+        started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        with _children.open("a") as file:
+            file.write(f"{pid} {started}\n")
+
+
 def which(program: str) -> str | None:
     """The path of a program on PATH (with the administrator's directories, which users often lack), or None."""
     path = os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin"
@@ -93,6 +111,7 @@ def spawned(
         pass_fds=tuple(pass_fds),
         start_new_session=True,
     )
+    _note_child(child.pid)
     try:
         yield child
     finally:

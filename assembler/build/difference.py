@@ -28,6 +28,7 @@ _WHOLE: Final = frozenset(
     for name in ("opaque", "redirect")
 )
 """Marks of directories in an upper directory that do not list all that differs below them."""
+_DRIVERS: Final = ("user.overlay.", "user.fuseoverlayfs.", "user.containers.")
 _MACHINE_ID: Final = "etc/machine-id"
 
 
@@ -75,7 +76,7 @@ class _Comparison:
             yield from self._path(f"{path}/{name}" if path else name, candidates and candidates / name)
 
     def _names(self, path: str) -> set[str]:
-        return {*os.listdir(self._at(self._lower, path)), *os.listdir(self._at(self._upper, path))}
+        return {*_listed(self._at(self._lower, path)), *_listed(self._at(self._upper, path))}
 
     @staticmethod
     def _at(root: str, path: str) -> str:
@@ -106,7 +107,7 @@ class _Comparison:
         if old is None or stat.S_IFMT(old.st_mode) != stat.S_IFMT(new.st_mode) or self._differs(path, old, new):
             yield self._entry(path, new)
         if stat.S_ISDIR(new.st_mode):
-            for name in sorted(os.listdir(self._at(self._upper, path))):
+            for name in sorted(_listed(self._at(self._upper, path))):
                 below = f"{path}/{name}"
                 status = os.lstat(self._at(self._upper, below))
                 if _holdable(status) and not is_dropped(below, directory=stat.S_ISDIR(status.st_mode)):
@@ -117,7 +118,7 @@ class _Comparison:
         one, other = self._at(self._lower, path), self._at(self._upper, path)
         if stat.S_ISLNK(new.st_mode):
             # A link's own mode says nothing.
-            if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid) or os.readlink(one) != os.readlink(other):
+            if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid) or _target(one) != _target(other):
                 return True
             return _xattrs(one) != _xattrs(other)
         if old.st_size != new.st_size or self._metadata_differs(path, old, new):
@@ -142,7 +143,7 @@ class _Comparison:
         if stat.S_ISDIR(status.st_mode):
             return entry, None
         if stat.S_ISLNK(status.st_mode):
-            return replace(entry, kind="symlink", mode=0o777, link=os.readlink(place)), None
+            return replace(entry, kind="symlink", mode=0o777, link=_target(place)), None
         inode = (status.st_dev, status.st_ino) if status.st_nlink > 1 else None
         return replace(entry, kind="file", size=status.st_size, content=Path(place)), inode
 
@@ -160,7 +161,7 @@ def _linked(found: list[_Found]) -> Iterator[Entry]:
 
 def _candidate_names(directory: Path) -> set[str]:
     """Names that an upper directory touches. fuse-overlayfs may write a deletion as a file `.wh.NAME`."""
-    return {name.removeprefix(_WHITEOUT) for name in os.listdir(directory) if not name.startswith(".wh..wh.")}
+    return {name.removeprefix(_WHITEOUT) for name in _listed(directory) if not name.startswith(".wh..wh.")}
 
 
 def _lists_all(directory: Path) -> bool:
@@ -176,6 +177,14 @@ def _lists_all(directory: Path) -> bool:
     return not _WHOLE & set(os.listxattr(directory, follow_symlinks=False))
 
 
+def _listed(directory: str | Path) -> list[str]:
+    return os.listdir(directory)  # noqa: PTH208  (names, not paths)
+
+
+def _target(link: str) -> str:
+    return os.readlink(link)  # noqa: PTH115  (as it is stored; a Path would tidy it)
+
+
 def _status(path: str) -> os.stat_result | None:
     try:
         return os.lstat(path)
@@ -188,15 +197,11 @@ def _holdable(status: os.stat_result) -> bool:
 
 
 def _xattrs(path: str) -> dict[str, bytes]:
-    """The attributes that an image carries: file capabilities and the user's own, not the driver's or the host's."""
+    """What an image carries: file capabilities and the user's own attributes, not the driver's or the host's."""
     return {
         name: os.getxattr(path, name, follow_symlinks=False)
         for name in os.listxattr(path, follow_symlinks=False)
-        if name == "security.capability"
-        or (
-            name.startswith("user.")
-            and not name.startswith(("user.overlay.", "user.fuseoverlayfs.", "user.containers."))
-        )
+        if name == "security.capability" or (name.startswith("user.") and not name.startswith(_DRIVERS))
     }
 
 

@@ -14,6 +14,7 @@ import hashlib
 import os
 import posixpath
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,8 +124,11 @@ class Repository:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.with_suffix(".lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (self.path / "HEAD").exists():
+            made = self.path / "made"
+            if not made.exists():  # or `git init` was killed half way
+                shutil.rmtree(self.path, ignore_errors=True)
                 _git(["init", "--quiet", "--bare", "--template=", "--", str(self.path)], env=_QUIET_CONFIG)
+                made.touch()
             for stale in self.path.glob("*.lock"):  # of a git that was killed; nobody else is in here
                 stale.unlink(missing_ok=True)
             (self.path / "info").mkdir(exist_ok=True)
@@ -196,6 +200,8 @@ class Repository:
     def _submodule_url(self, path: str, url: str) -> str:
         """The whole URL; a relative one (`../x.git`) is taken from ours. One that leaves the web is refused."""
         place = without_credentials(self.url)
+        if {"..", ""} & set(path.split("/")):  # git itself makes no such tree
+            raise UntrustedInputError(f"`{path}` is no path for a submodule", place=place)
         if url.startswith(("./", "../")):
             url = _joined(self.url, url)
         if not url or url.startswith("-") or "::" in url or any(ord(character) < 32 for character in url):

@@ -1,4 +1,4 @@
-"""What a root file system holds besides what was asked for: traces of the clock, the host and the container engine.
+"""What a root holds besides what was asked for: traces of the clock, the host and the container engine.
 
 `normalise` takes them out of the entries of a whole root or of a difference, so that the same packages give the
 same layer in every container. The table says what goes and why; nothing else is touched, except the headers of
@@ -43,6 +43,7 @@ RULES: Final = (
     Rule("below", "var/tmp", "nobody's for longer than a run"),
     Rule("files", "var/log", "says when and how, never what"),
     Rule("files", "var/lib/apt/lists", "what archives offered at one moment"),
+    Rule("drop", "var/lib/apt/lists/auxfiles", "made by apt when it looks there"),
     Rule("files", "var/cache/apt", "downloads, and indexes of the lists"),
     Rule("files", "var/cache/man", "made anew by man-db; holds times"),
     Rule("files", "var/cache/fontconfig", "made anew by fontconfig; holds times of directories"),

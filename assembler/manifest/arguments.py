@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from assembler.errors import ManifestError
 from assembler.manifest.expand import Expander
 from assembler.manifest.models import Input
-from assembler.manifest.problems import Problems, alternatives, did_you_mean
+from assembler.manifest.problems import Problems, alternatives, did_you_mean, nearest
 from assembler.manifest.source import Document, Steps
 from assembler.manifest.validate import validate
 
@@ -55,30 +55,32 @@ def values_of(document: Document, key: str, given: Given, expander: Expander) ->
     tree = document.tree.get(key)
     declared = tree if isinstance(tree, dict) else {}
     values: dict[str, str | None] = {}
+    # A misspelt name is one error, not two: its hint says what is missing.
+    misspelt = {nearest(name, declared) for name in given.values if name not in declared}
     for name, raw in declared.items():
         shape = validate(Input, raw, document, Problems())  # its errors come with the whole document
         if shape is None:
             values[name] = given.values.get(name)
             continue
         steps: Steps = (key, name)
-        values[name] = None
+        value = None
         if name in given.values:
             value = given.values[name]
             if shape.choices and value not in shape.choices:
                 given.wrong(problems, name, f"{_one_of(shape)}, got `{value}`", did_you_mean(value, shape.choices))
-            else:
-                values[name] = value
+                value = None
         elif shape.default is None:
             about = f" ({shape.help})" if shape.help else ""
-            given.missing(problems, name, (document, steps), about)
+            if name not in misspelt:
+                given.missing(problems, name, (document, steps), about)
         else:
             steps = (*steps, "default") if isinstance(raw, dict) else steps
             value = expander.text(shape.default, values, document, steps)
             if shape.choices and value not in shape.choices and not problems.is_blamed(document, steps):
                 fact = f"{_one_of(shape)}, got {document.show(steps, value)}"
                 problems.add(document, steps, fact, hint=did_you_mean(value, shape.choices))
-            elif not problems.is_blamed(document, steps):
-                values[name] = value
+            value = None if problems.is_blamed(document, steps) else value
+        values[name] = value
     for name in given.values:
         if name not in declared:
             what = "arguments" if key == "args" else "inputs"

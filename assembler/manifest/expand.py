@@ -1,8 +1,8 @@
 """`${name}` in scalars: values of arguments and inputs, put in before a tree is validated.
 
 `$${` is a literal `${`. In values of an image's environment a name that is no argument stays as it is, since
-`${PATH}` there means what the base has; such a value is a template until `resolve` fills it in, so the escape
-stays in it too.
+`${PATH}` there means what the base has; such a value is a template until the base is known (`plan.settings`), so
+the escape stays in it too.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from assembler.manifest.source import Document, Steps, Tree
 BUDGET_CHARACTERS = 16 << 20
 """What one load may produce by expansion: arguments that double each other would else fill the memory."""
 
+_UNCLOSED = "expected `${name}`, got `${` without its end"
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MARKER = re.compile(r"\$\$(?=\{)|\$\{([^{}]*)\}|\$\{")
 
 
@@ -36,11 +38,6 @@ def _substitute(text: str, value_of: Callable[[str], str | None], *, escapes: bo
     # The `{` that follows an escape must not be read as the end of a marker, which the pattern sees to: after
     # `$$` the search goes on at `{`.
     return _MARKER.sub(put, text)
-
-
-def resolve(template: str, environment: Mapping[str, str]) -> str:
-    """The final value of an environment template; a variable that `environment` lacks is empty, as in docker."""
-    return _substitute(template, lambda name: environment.get(name, ""), escapes=True, unclosed=None)
 
 
 def overlay(contributions: Iterable[Mapping[str, str]]) -> dict[str, str]:
@@ -117,18 +114,15 @@ class Expander:
                 if value is None:
                     self.problems.blame(document, steps)
                 self._count(value or "")
-                return value
-            if not is_template:
+                # In a template a value stands for itself, whatever markers are in it.
+                return value.replace("${", "$${") if value and is_template else value
+            if not (is_template and _VARIABLE.fullmatch(name)):
                 hint = alternatives(name, values, title="names here", none="write `$${` for a literal `${`")
                 self.problems.add(document, steps, f"no argument `{name}`", hint=hint)
             return None
 
-        if is_template and "${" in text:
-            return _substitute(text, value_of, escapes=False, unclosed=None)
         try:
-            return _substitute(
-                text, value_of, escapes=True, unclosed="expected `${name}`, got `${` without its end"
-            )
+            return _substitute(text, value_of, escapes=not is_template, unclosed=_UNCLOSED)
         except ValueError as error:
             self.problems.add(document, steps, str(error), hint="write `$${` for a literal `${`")
             return text

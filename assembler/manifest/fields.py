@@ -174,6 +174,13 @@ def _some_text(text: str) -> str:
     return text
 
 
+def _requirement(text: str) -> str:
+    # In a requirements file a leading dash makes an option and a line break a second line.
+    if not text.strip() or text.lstrip().startswith("-") or len(text.splitlines()) != 1:
+        raise wrong("expected a requirement such as `torch==2.7.0`")
+    return text
+
+
 def _reference(text: str) -> str:
     try:
         Reference.parse(text)
@@ -228,6 +235,7 @@ Port = Annotated[str, AfterValidator(_port)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 RelativePath = Annotated[str, AfterValidator(_relative)]
 InsidePath = Annotated[str, AfterValidator(_inside)]
+Requirement = Annotated[str, AfterValidator(_requirement)]
 ReferenceText = Annotated[str, AfterValidator(_reference)]
 PlatformText = Annotated[str, AfterValidator(_platform)]
 Argv: TypeAlias = tuple[str, ...]

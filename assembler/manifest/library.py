@@ -67,10 +67,10 @@ class BoundLayer:
 class LoadedManifest:
     """Everything that the files and the overrides say.
 
-    `manifest.image.env` holds the recipes' contributions too, as templates for `expand.resolve`. `overrides` is
-    true when an argument, source or base was changed on the command line: such a load does not speak for the
-    lock that lies beside the manifest. `files` are all files whose content went into this value, and those that
-    `from-file` and `wheels.file` name. `bases` are the files of bases that are manifests, by role.
+    `manifest.image.env` holds the recipes' contributions too, as templates that the base's values complete.
+    `overrides` is true when an argument, source or base was changed on the command line: such a load does not
+    speak for the lock that lies beside the manifest. `files` are all files whose content went into this value,
+    and those that `from-file` and `wheels.file` name. `bases` are the files of bases that are manifests, by role.
     """
 
     path: Path

@@ -9,10 +9,16 @@ from assembler.errors import InvalidManifestError, ManifestError
 from assembler.manifest.source import Document, Mark, Steps
 
 
+def nearest(name: str, options: Iterable[str]) -> str | None:
+    """The option that `name` was probably meant to be."""
+    near = difflib.get_close_matches(name, list(options), n=1, cutoff=0.6)
+    return near[0] if near else None
+
+
 def did_you_mean(name: str, options: Iterable[str]) -> str | None:
     """The hint for a name that does not exist: the nearest that does, if one is near."""
-    near = difflib.get_close_matches(name, list(options), n=1, cutoff=0.6)
-    return f"did you mean `{near[0]}`?" if near else None
+    near = nearest(name, options)
+    return f"did you mean `{near}`?" if near else None
 
 
 def alternatives(name: str, options: Iterable[str], *, title: str, none: str | None = None) -> str | None:

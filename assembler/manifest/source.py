@@ -189,7 +189,8 @@ class _Builder:
             raise self.error(f"anchors are not supported, got `&{event.anchor}`", event)
         tag = getattr(event, "tag", None)  # an alias has none, and was refused before
         if tag is not None:
-            raise self.error(f"tags are not supported, got `{tag}`", event)
+            shown = tag.replace("tag:yaml.org,2002:", "!!")
+            raise self.error(f"tags are not supported, got `{shown}`", event)
         if self.expects_key():
             self.take_key(event)
             return
@@ -281,6 +282,8 @@ def _syntax_error(name: str, error: yaml.YAMLError, text: str) -> ManifestError:
         return ManifestError("expected spaces, got a tab", place=place, hint="YAML indents with spaces only")
     facts = {
         "mapping values are not allowed in this context": "a `: ` is not allowed here",
+        "block sequence entries are not allowed in this context": "a list item `- ` is not allowed here",
+        "found unexpected ':'": "a `:` is not allowed here",
         "could not find expected ':'": "expected `:` after a key",
         "did not find expected key": "expected a key at the indentation of its neighbours",
         "did not find expected node content": "expected a value",

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from assembler.manifest.problems import Problems, alternatives, did_you_mean
+from assembler.manifest.problems import Problems, alternatives, did_you_mean, nearest
 from assembler.manifest.source import Document, Steps, Tree
 
 Shape = TypeVar("Shape", bound=BaseModel)
@@ -32,7 +32,8 @@ def validate(model: type[Shape], tree: Tree, document: Document, problems: Probl
     unknown = {
         (tuple(each["loc"][:-1]), near)
         for each in found
-        if each["type"] == "extra_forbidden" and (near := _meant(model, each["loc"]))
+        if each["type"] == "extra_forbidden"
+        and (near := nearest(str(each["loc"][-1]), _keys(model, each["loc"][:-1])))
     }
     # What is known to be wrong already, such as a value that cannot be expanded, is not reported again.
     fresh = [each for each in found if not problems.is_blamed(document, each["loc"])]
@@ -83,15 +84,7 @@ def _follow(value: Any, steps: tuple[str, ...]) -> Any:
     for step in steps:
         if isinstance(value, Mapping):
             value = value.get(step, value.get(step.replace("-", "_")))
-        elif isinstance(value, BaseModel):
-            value = getattr(value, step.replace("-", "_"), None)
     return value
-
-
-def _meant(model: type[BaseModel], steps: tuple[int | str, ...]) -> str | None:
-    """The key that an unknown one was probably meant to be."""
-    near = did_you_mean(str(steps[-1]), _keys(model, steps[:-1]))
-    return near.split("`")[1] if near else None
 
 
 def _keys(model: type[BaseModel], steps: Steps) -> list[str]:

@@ -192,7 +192,14 @@ class Assembly:
 
         def resolve() -> Mapping[str, Any]:
             with self.session.step(f"lock:{label}", "lock", label) as report:
-                answer = sources.lock_source(source, scope.directory, cache=self.session.options.cache)
+                answer = sources.lock_source(
+                    source,
+                    scope.directory,
+                    cache=self.session.options.cache,
+                    store=self.session.store,
+                    emit=self.session.emit,
+                    offline=self.session.options.offline,
+                )
                 report.outcome = "ok"
             return answer
 

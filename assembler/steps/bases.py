@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assembler.errors import LockError, ManifestError
+from assembler.events import StepOutput
 from assembler.manifest.models import Bootstrap
 from assembler.oci.digest import Digest
 from assembler.oci.image import BaseLayer, BlobLayer, Image, ImageConfig, ImageManifest, append
@@ -162,13 +163,22 @@ def _bootstrap_image(
     from assembler.build import bootstrap as bootstrapping
     from assembler.build.debs import fetch
 
-    layer = layer_from_record(session.store, key)
+    created_by = f"bootstrap {name}"
+    layer = layer_from_record(session.store, key, created_by)
     if layer is None:
         identifier = f"base:{key[:12]}"
         with session.step(identifier, "bootstrap", name, key) as report:
             paths = fetch(packages, session.store, session.emit, offline=session.options.offline, step=identifier)
-            with bootstrapping.assembled(bootstrap, packages, paths, session.run.scratch("bootstrap")) as entries:
-                packed = pack(entries, session.store, created_by=f"bootstrap {name}")
+            with bootstrapping.assembled(
+                bootstrap,
+                packages,
+                paths,
+                session.run.scratch("bootstrap"),
+                platform=platform,
+                log=session.run.log(f"bootstrap-{bootstrap.suite}", key),
+                on_line=lambda line: session.emit(StepOutput(step=identifier, line=line)),
+            ) as entries:
+                packed = pack(entries, session.store, created_by=created_by)
             layer = packed.layer
             session.store.put_record(key, layer_record(packed))
             report.detail = f"{len(packages)} packages"

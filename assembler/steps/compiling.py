@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from assembler.errors import LockError
-from assembler.oci.digest import Digest
-from assembler.oci.image import Image
-from assembler.plan.graph import Plan, Step, layer_id, toolchain_id, used_compile_steps
+from assembler.events import StepOutput
+from assembler.plan.graph import Plan, Step, toolchain_id, used_compile_steps
 from assembler.steps.materialise import base_image, image_for
 
 if TYPE_CHECKING:
     from assembler.build.container import Container
+    from assembler.build.debs import Package
     from assembler.steps.assembly import Assembly
     from assembler.steps.session import Session
 
@@ -131,28 +132,19 @@ def toolchain(assembly: Assembly, plan: Plan, *, scope_step: str, wanted: Sequen
 
 
 def install_packages(
-    session: Session, container: Container, packages: Sequence[Any], wanted: Sequence[str], step: str
+    session: Session, container: Container, packages: Sequence[Package], wanted: Sequence[str], step: str
 ) -> None:
     """Fetch the locked .debs and install exactly those."""
     from assembler.build import apt, debs
 
     paths = debs.fetch(packages, session.store, session.emit, offline=session.options.offline, step=step)
-    apt.install(container, packages, paths, wanted)
-
-
-def layer_image(assembly: Assembly, plan: Plan, index: int) -> Image:
-    """The image below layer `index`."""
-    return assembly.stack(plan, index)
-
-
-__all__ = [
-    "Digest",
-    "base_container",
-    "compile_one",
-    "install_packages",
-    "layer_id",
-    "layer_image",
-    "resolve_packages",
-    "stack_image",
-    "toolchain",
-]
+    digest = hashlib.sha256("".join(package.sha256 for package in packages).encode()).hexdigest()
+    apt.install(
+        container,
+        packages,
+        paths,
+        wanted,
+        scratch=session.run.scratch("debs"),
+        log=session.run.log(step.replace(":", "-"), digest),
+        on_line=lambda line: session.emit(StepOutput(step=step, line=line)),
+    )

@@ -37,5 +37,7 @@ def changed_layer(assembly: Assembly, plan: Plan, index: int) -> PackedLayer:
             below.mounted() as lower,
             container.mounted() as upper,
         ):
-            entries = difference(lower, upper, container.upper_directory(upper))
+            entries = difference(
+                lower, upper, container.upper_directory(upper), epoch=assembly.loaded.manifest.epoch
+            )
             return packing.pack_entries(assembly, entries, step, layer_name(layer.entry))

@@ -76,7 +76,7 @@ class Session:
         from assembler.build.container import Buildah
         from assembler.build.node import probe_storage
 
-        return Buildah(probe_storage(self.options.cache), self.run)
+        return Buildah(probe_storage(self.options.cache), self.run, self.emit)
 
     @cached_property
     def client(self) -> Client:

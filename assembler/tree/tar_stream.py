@@ -177,6 +177,8 @@ class TarReader:
 def shown(name: bytes) -> str:
     """An entry's name for a message, with bytes and characters that do not print escaped."""
     text = name.decode(errors="backslashreplace")
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,7 @@ from typing import Final
 FILES: Final = 12_000
 BYTES: Final = 700_000_000
 DIRECTORIES: Final = tuple(f"part{number}" for number in range(8))
+CHANGED: Final = DIRECTORIES[-1]
 
 _PIECE: Final = 16 << 10
 _LARGE: Final = (300_000_000, 120_000_000, 60_000_000, 40_000_000, 30_000_000, 20_000_000, 15_000_000, 10_000_000)
@@ -25,7 +27,7 @@ class Content:
     """Bytes of two kinds, from a fixed seed."""
 
     def __init__(self, seed: int = 7) -> None:
-        self._random = random.Random(seed)
+        self._random = random.Random(seed)  # noqa: S311  (the same bytes everywhere)
         self._text = self._texts(8 << 20)
         self._binary = self._binaries(32 << 20)
 
@@ -80,18 +82,18 @@ def write_tree(root: Path, *, files: int = FILES, size: int = BYTES) -> int:
         with path.open("wb") as file:
             for start in range(0, length, 1 << 24):
                 file.write(content.binary(min(1 << 24, length - start)))
-    written = sum(large) + _write_small(root, content, files - len(large), size - sum(large))
-    return written
+    return sum(large) + _write_small(root, content, files - len(large), size - sum(large))
 
 
 def _write_small(root: Path, content: Content, files: int, size: int) -> int:
     """The small files: sizes spread over three orders of magnitude, adding up to about `size`."""
-    shape = random.Random(11)
+    shape = random.Random(11)  # noqa: S311
     weights = [shape.lognormvariate(0.0, 1.3) for _ in range(files)]
     unit = size / sum(weights)
     written = 0
     for number, weight in enumerate(weights):
-        folder = root / DIRECTORIES[number % len(DIRECTORIES)] / f"package_{number % 401:03}" / f"module_{number % 7}"
+        part, place = DIRECTORIES[number % len(DIRECTORIES)], number // len(DIRECTORIES)
+        folder = root / part / f"package_{place % 25:02}" / f"module_{place % 4}"
         folder.mkdir(parents=True, exist_ok=True)
         length = int(weight * unit)
         binary = number % 3 == 0
@@ -101,9 +103,12 @@ def _write_small(root: Path, content: Content, files: int, size: int) -> int:
     return written
 
 
-def change_one(root: Path, directories: Sequence[str] = DIRECTORIES) -> Path:
-    """Change one small file in place, in the directory of the smallest large file, and return its path."""
-    path = next(path for path in sorted((root / directories[-1]).rglob("*.py")) if path.stat().st_size > 1000)
+def change_one(root: Path, number: int) -> None:
+    """Change one small file of the last directory; another `number` is another change."""
+    path = next(path for path in sorted((root / CHANGED).rglob("*.py")) if path.stat().st_size > 1000)
     data = path.read_bytes()
-    path.write_bytes(bytes(reversed(data)))
-    return path
+    path.write_bytes(f"# change {number:08}\n".encode() + data[18:])
+
+
+if __name__ == "__main__":
+    write_tree(Path(sys.argv[1]))

@@ -518,6 +518,18 @@ def test_old_commit_of_a_server_that_gives_refs_only(place: Place) -> None:
     assert (place.fetch(source, {"commit": first}).path / "a").read_text() == "1"
 
 
+def test_git_cache_that_was_killed_half_way(place: Place) -> None:
+    commit = _commit(place.root / "upstream", a="1")
+    repository = Repository(place.root / "cache", f"file://{place.root}/upstream")
+    (repository.path / "objects").mkdir(parents=True)
+    (repository.path / "HEAD").write_text("rubbish")
+    source = Source(git="upstream", ref="main")
+    assert place.fetch(source, {"commit": commit}).path.is_dir()
+    (repository.path / "shallow.lock").touch()
+    newer = _commit(place.root / "upstream", a="2")
+    assert (place.fetch(source, {"commit": newer}).path / "a").read_text() == "2"
+
+
 @pytest.mark.parametrize("ref", ["-x", "--upload-pack=touch x", "a..b", "a b", "x:y", "a*", "x@{1}", "a.lock"])
 def test_git_refs_that_are_no_refs(place: Place, ref: str) -> None:
     _commit(place.root / "upstream", a="1")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assembler.errors import InvalidManifestError, ManifestError
-from assembler.manifest.expand import Expander, overlay, resolve
+from assembler.manifest.expand import Expander, overlay
 from assembler.manifest.problems import Problems
 from assembler.manifest.source import parse_document
 
@@ -41,9 +41,10 @@ def test_a_value_is_not_expanded_again() -> None:
     assert _expand("${a}", a="${b}", b="c") == "${b}"
 
 
-@given(st.text())
+@settings(deadline=None)
+@given(st.text() | st.text(alphabet="${}a"))
 def test_escaping_every_marker_gives_the_text_back(text: str) -> None:
-    assert _expand(text.replace("$", "\0").replace("\0{", "$${").replace("\0", "$")) == text or "$$" in text
+    assert _expand(text.replace("${", "$${")) == text
 
 
 @pytest.mark.parametrize("text", ["${b}", "${", "x${version", "${}", "${a b}"])
@@ -67,12 +68,8 @@ class TestEnvironment:
         layers = [{"P": "/a:${P}"}, {"P": "/b:${P}", "Q": "${P}"}, {"R": "${Q}"}]
         assert overlay(layers) == {"P": "/b:/a:${P}", "Q": "/a:${P}", "R": "/a:${P}"}
 
-    def test_resolved_against_the_base(self) -> None:
-        assert resolve("/b:${P}", {"P": "/usr/bin"}) == "/b:/usr/bin"
-        assert resolve("/b:${P}", {}) == "/b:"
-
-    def test_an_escape_survives_until_the_end(self) -> None:
-        assert resolve(overlay([{"A": "$${P}"}, {"B": "${A}"}])["B"], {"P": "x"}) == "${P}"
+    def test_an_escape_survives(self) -> None:
+        assert overlay([{"A": "$${P}"}, {"P": "x", "B": "${A}"}])["B"] == "$${P}"
 
     def test_growth_is_bounded(self) -> None:
         with pytest.raises(ManifestError, match="environment of at most"):

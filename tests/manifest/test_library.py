@@ -219,6 +219,17 @@ class TestOverrides:
         ]
         assert caught.value.errors[0].hint == "sources: `text-generation-launcher.tgi`"
 
+    def test_the_manifest_s_own_source_comes_first(self, tmp_path: Path) -> None:
+        path = write_files(
+            tmp_path,
+            {
+                "manifests/m.yaml": _HEAD + "sources: {ucx: {path: a}}\nlayers: [{uses: ucx}]\n",
+                "layers/ucx.yaml": _UCX,
+            },
+        )
+        loaded = load(path, sources={"ucx": str(tmp_path)})
+        assert [scope.sources["ucx"].path for scope in loaded.scopes] == [str(tmp_path), "src"]
+
     def test_ambiguous(self, tmp_path: Path) -> None:
         recipes = {"layers/a.yaml": _UCX, "layers/b.yaml": _UCX}
         path = write_files(tmp_path, {"manifests/m.yaml": _HEAD + "layers: [{uses: a}, {uses: b}]\n", **recipes})
@@ -288,6 +299,11 @@ class TestBases:
             "c.yaml:3:10: runtime: the manifest stands on itself: b.yaml → c.yaml → b.yaml",
         ]
 
+    def test_a_long_chain_ends(self, tmp_path: Path) -> None:
+        files = {f"m{n}.yaml": f"manifest: 1\nname: x\nruntime: m{n + 1}.yaml\n" for n in range(DEPTH_LIMIT + 5)}
+        with pytest.raises(InvalidManifestError, match="manifests on each other, got more"):
+            load(write_files(tmp_path, files))
+
 
 def test_files_beside_a_recipe_are_part_of_what_was_read(tmp_path: Path) -> None:
     recipe = "recipe: 1\nsummary: x\nlayers:\n  - files: [{path: /a, from-file: a.sh}]\n"
@@ -303,9 +319,8 @@ def test_a_manifest_that_is_not_there(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_image_environment_keeps_the_base_s_variables(tmp_path: Path) -> None:
-    text = (
-        _HEAD + "args: {v: '1'}\nimage:\n  env: {PATH: '/a-${v}:${PATH}', RAW: '$${PATH}'}\n  cmd: ['$${PATH}']\n"
-    )
+    env = "{PATH: '/a-${v}:${PATH}', RAW: '$${PATH}', W: '${w}'}"
+    text = f"{_HEAD}args: {{v: '1', w: '$${{X}}'}}\nimage:\n  env: {env}\n  cmd: ['$${{PATH}}']\n"
     image = load(write_files(tmp_path, {"m.yaml": text})).manifest.image
-    assert image.env == {"PATH": "/a-1:${PATH}", "RAW": "$${PATH}"}
+    assert image.env == {"PATH": "/a-1:${PATH}", "RAW": "$${PATH}", "W": "$${X}"}
     assert image.cmd == ("${PATH}",)

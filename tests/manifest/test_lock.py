@@ -60,7 +60,7 @@ def _lock(*entries: LockEntry) -> Lock:
 class TestRoundTrip:
     """parse(render(lock)) == lock, for all JSON values; equal locks are equal bytes."""
 
-    @settings(max_examples=40)
+    @settings(max_examples=40, deadline=None)
     @given(st.lists(_ENTRIES, max_size=4))
     def test_exact(self, entries: list[LockEntry]) -> None:
         lock = _lock(*entries)
@@ -70,13 +70,14 @@ class TestRoundTrip:
             json.dumps(each.answer, sort_keys=True) for each in lock.entries
         ]
 
-    @settings(max_examples=40)
+    @settings(max_examples=40, deadline=None)
     @given(st.lists(_ENTRIES, max_size=4, unique_by=lambda entry: entry.identity), st.randoms())
     def test_order_does_not_show(self, entries: list[LockEntry], random: Any) -> None:
         shuffled = list(entries)
         random.shuffle(shuffled)
         assert render_lock(_lock(*entries)) == render_lock(_lock(*shuffled))
 
+    @settings(deadline=None)
     @given(st.text())
     def test_texts_mean_the_same_to_every_yaml_reader(self, text: str) -> None:
         lock = _lock(LockEntry(kind="source", name="s", request={}, answer={"text": text}))
@@ -175,6 +176,7 @@ def test_damaged(text: str, message: str) -> None:
     assert caught.value.hint
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=100))
 def test_arbitrary_bytes(data: bytes) -> None:
     try:

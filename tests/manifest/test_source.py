@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assembler.errors import ManifestError
@@ -73,7 +73,7 @@ def test_byte_order_mark_is_no_part_of_the_text() -> None:
         (b"a: *x\n", "f:1:4: aliases are not supported, got `*x`"),
         (
             b"a: !!python/object:os.system 1\n",
-            "f:1:4: tags are not supported, got `tag:yaml.org,2002:python/object:os.system`",
+            "f:1:4: tags are not supported, got `!!python/object:os.system`",
         ),
         (b"a:\n  b: 1\n  b: 2\n", "f:3:3: a.b: this key stands in line 2 already"),
         (b"? [a]\n: b\n", "f:1:3: expected a text as key, got a mapping or a list"),
@@ -107,10 +107,12 @@ class TestArbitraryBytes:
             assert isinstance(document, Document)
             assert set(document.keys) < set(document.values)
 
+    @settings(deadline=None)
     @given(st.binary(max_size=200))
     def test_bytes(self, data: bytes) -> None:
         self.answer(data)
 
+    @settings(deadline=None)
     @given(_YAMLISH)
     def test_texts_of_yaml_s_own_characters(self, text: str) -> None:
         self.answer(text.encode())

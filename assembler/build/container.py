@@ -1,0 +1,325 @@
+"""The door to buildah: images in its storage, working containers, commands in them.
+
+Every container belongs to a run and goes when its block is left, however that happens. Commands run under chroot
+isolation, which needs no rights beyond those that storage needs anyway. Values of environment variables are on
+buildah's command line for everybody on the host to see: secrets are mounted, never passed so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import shutil
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Literal
+
+from assembler.build import offline
+from assembler.build.mounting import CERTIFICATE_VARIABLES, CERTIFICATES, Mount, Places, host_certificates
+from assembler.build.node import Storage
+from assembler.build.noise import Listener, command_text, quiet
+from assembler.build.runs import RunDirectory, end_inhabitants, is_over, run_of_container, sweep
+from assembler.errors import NodeError, StepError
+from assembler.events import Emit, Note, ignore
+from assembler.oci.descriptor import REF_NAME
+from assembler.oci.digest import Digest, canonical_json
+from assembler.oci.image import ImageIndex
+from assembler.oci.layout import Store
+from assembler.oci.media_types import MANIFEST
+from assembler.process import Completed, exit_name, run, which
+
+__all__ = ["Buildah", "Container", "Mount", "Network", "toolchain_image"]
+
+Network = Literal["none", "host"]
+
+HOSTNAME: Final = "assemble"
+ENVIRONMENT: Final[Mapping[str, str]] = {
+    "HOME": "/root",
+    "LANG": "C.UTF-8",
+    "SOURCE_DATE_EPOCH": "0",
+    "DEBIAN_FRONTEND": "noninteractive",
+}
+"""What every command finds, beside the image's own environment (whose PATH stays) and what its step says."""
+
+_KEPT: Final = "kept-"
+
+
+class Buildah:
+    """buildah on one storage, for one run. Making it takes away what dead runs left in that storage.
+
+    NodeError from any method means that buildah itself failed, not what it ran.
+    """
+
+    def __init__(self, storage: Storage, run_directory: RunDirectory, emit: Emit = ignore) -> None:
+        self.storage = storage
+        self.run_directory = run_directory
+        self._emit = emit
+        self._temporary = run_directory.scratch("buildah")
+        self.sweep()
+
+    def command(self, *arguments: str) -> tuple[str, ...]:
+        """The argument list of a buildah command on this storage."""
+        return (which("buildah") or "buildah", *self.storage.arguments, *arguments)
+
+    def call(self, *arguments: str, check: bool = True, cwd: Path | None = None) -> Completed:
+        """Run a buildah command that starts nothing in a container; NodeError when it fails, if `check`."""
+        completed = run(self.command(*arguments), env={"TMPDIR": str(self._temporary)}, cwd=cwd, check=False)
+        if check and completed.returncode:
+            raise _failure(arguments[0], completed)
+        return completed
+
+    # images
+
+    def has_image(self, name: str) -> bool:
+        """Is there an image of this name?"""
+        return (
+            self.call("inspect", "--type", "image", "--format", "{{.FromImageID}}", name, check=False).returncode
+            == 0
+        )
+
+    def images(self) -> tuple[str, ...]:
+        """The names of all images, sorted."""
+        listed = json.loads(self.call("images", "--json").stdout or "[]") or []
+        return tuple(sorted({name for image in listed for name in image.get("names") or ()}))
+
+    def remove_image(self, name: str) -> bool:
+        """Take a name away, and the image with its last one; False when there was none."""
+        return self.call("rmi", name, check=False).returncode == 0
+
+    def import_image(self, store: Store, manifest: Digest, name: str) -> None:
+        """Give the image with this manifest, whose blobs are all in the store, a name in buildah's storage.
+
+        buildah reads an OCI layout that is nothing but an index of one image and a link to the store's blobs.
+        """
+        layout = self.run_directory.scratch("import")
+        try:
+            size = store.blob_path(manifest).stat().st_size
+            descriptor = {
+                "mediaType": MANIFEST,
+                "digest": manifest,
+                "size": size,
+                "annotations": {REF_NAME: "image"},
+            }
+            index = {"schemaVersion": 2, "manifests": [descriptor]}
+            (layout / "blobs").symlink_to((store.root / "blobs").resolve())
+            (layout / "oci-layout").write_bytes(b'{"imageLayoutVersion":"1.0.0"}')
+            (layout / "index.json").write_bytes(ImageIndex.from_bytes(canonical_json(index)).to_bytes())
+            self._pull(f"oci:{layout.name}:image", name, cwd=layout.parent)
+        finally:
+            shutil.rmtree(layout, ignore_errors=True)
+
+    def pull(self, reference: str, name: str) -> None:
+        """Pull `REGISTRY/REPOSITORY@DIGEST` and name it. Logins and mirrors are those of containers' own."""
+        self._pull(f"docker://{reference}", name)
+
+    def _pull(self, source: str, name: str, cwd: Path | None = None) -> None:
+        lines = self.call("pull", "--quiet", source, cwd=cwd).stdout.split()
+        if not lines:
+            raise NodeError(f"`buildah pull {source}` named no image")
+        self.call("tag", lines[-1], name)
+        # buildah makes up a name from a layout's path; whether it did depends on its version.
+        if source.startswith("oci:"):
+            self.call("rmi", f"localhost/{source.split(':')[1]}", check=False)
+
+    def commit(self, container: Container, name: str) -> None:
+        """Make an image of a container's file system."""
+        self.call("commit", "--quiet", "--format", "oci", "--disable-compression", container.name, name)
+
+    # containers
+
+    @contextlib.contextmanager
+    def container(self, image: str, label: str, *, keep: bool = False) -> Iterator[Container]:
+        """A working container of an image; removed when the block is left, with all that still runs in it.
+
+        With `keep` it stays when the block fails, under a name that no sweep touches, which is told.
+        """
+        name = self.run_directory.container_name(label)
+        temporary = self.run_directory.scratch(label)
+        try:
+            options = ("--pull-never", "--security-opt", "label=disable", "--name", name)
+            self.call("from", *options, image)
+            root = Path(self.call("mount", name).stdout.strip())
+            yield Container(buildah=self, name=name, image=image, root=root, temporary=temporary)
+        except Exception:
+            if keep:
+                self._keep(name)
+            raise
+        finally:
+            end_inhabitants(temporary)
+            self._remove(name)
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def containers(self) -> tuple[str, ...]:
+        """The names of all working containers, those of other runs too."""
+        listed = json.loads(self.call("containers", "--json").stdout or "[]") or []
+        return tuple(sorted(one["containername"] for one in listed))
+
+    def _keep(self, name: str) -> None:
+        kept = _KEPT + name
+        if self.call("rename", name, kept, check=False).returncode == 0:
+            shell = " ".join(self.command("run", "--isolation", "chroot", "--terminal", kept, "sh"))
+            self._emit(Note(text=f"the container is kept; `{shell}` goes into it"))
+
+    def _remove(self, name: str) -> None:
+        if self.call("rm", name, check=False).returncode and name in self.containers():
+            self._emit(Note(text=f"the container `{name}` could not be removed", level="warning"))
+
+    def sweep(self) -> None:
+        """Take away containers and whatever else runs of this host that are dead left."""
+        cache = self.run_directory.cache
+        names = self.containers()
+
+        def remove(identifier: str) -> None:
+            for name in names:
+                if run_of_container(name) == identifier:
+                    self.call("rm", name, check=False)
+
+        swept = sweep(cache, remove)
+        # A run's directory may be gone, and its container not.
+        for identifier in {run_of_container(name) for name in names} - {None, *swept}:
+            if identifier and is_over(cache, identifier):
+                remove(identifier)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Container:
+    """A working container. `root` is where its file system is mounted on the host, for as long as it lives."""
+
+    buildah: Buildah
+    name: str
+    image: str
+    root: Path
+    temporary: Path
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        mounts: Sequence[Mount] = (),
+        workdir: str = "/",
+        network: Network = "none",
+        log: Path | None = None,
+        on_line: Callable[[str], None] | None = None,
+        check: bool = True,
+    ) -> Completed:
+        """Run a command as root of the container, to its end; what it left in the background is ended then.
+
+        With `log` or `on_line`, stdout and stderr are merged, else captured. With `network="host"` the host's
+        certificates are there, and its network; with `none` there is only a loopback of the command's own.
+
+        `returncode` is the command's, 128 + n when a signal ended it. Raises StepError with its last lines when
+        `check` is set and it failed, or when the container has no such program; NodeError when buildah failed.
+        """
+        certificates = host_certificates() if network == "host" else None
+        if certificates:
+            mounts = (*mounts, Mount(source=certificates, target=CERTIFICATES))
+            env = {**dict.fromkeys(CERTIFICATE_VARIABLES, CERTIFICATES), **(env or {})}
+        outer = run_command(
+            self.buildah, self.name, argv, env=env, mounts=mounts, workdir=workdir, network=network
+        )
+        places = Places(self.root, [mount.target for mount in mounts])
+        listener = Listener(on_line) if log or on_line else None
+        try:
+            completed = run(outer, env={"TMPDIR": str(self.temporary)}, log=log, on_line=listener, check=False)
+        finally:
+            end_inhabitants(self.temporary)
+            places.remove()
+        tail = listener.tail if listener else quiet(completed.stdout + completed.stderr)
+        raw = tuple(listener.raw) if listener else completed.tail
+        return _judged(argv, completed, deque(raw), tuple(tail), check=check)
+
+    @contextlib.contextmanager
+    def mounted(self) -> Iterator[Path]:
+        """The root of the container's file system on the host, valid inside the block."""
+        yield self.root
+
+    def upper_directory(self, mounted: Path) -> Path | None:
+        """The directory that holds only what differs from the image, where the driver has one."""
+        upper = mounted.parent / "diff"
+        return upper if self.buildah.storage.driver == "overlay" and upper.is_dir() else None
+
+    def has_program(self, name: str) -> bool:
+        """Is there a program of this name on the container's PATH?"""
+        return self.run(["sh", "-c", 'command -v "$1" >/dev/null', "sh", name], check=False).returncode == 0
+
+
+def run_command(
+    buildah: Buildah,
+    name: str,
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None,
+    mounts: Sequence[Mount],
+    workdir: str,
+    network: Network,
+) -> tuple[str, ...]:
+    """The argument list, on the host, that runs a command in a container."""
+    options = ["--isolation", "chroot", "--user", "0:0", "--hostname", HOSTNAME, "--workingdir", workdir]
+    for mount in mounts:
+        options += ["--volume", mount.option]
+    for key, value in sorted({**ENVIRONMENT, **(env or {})}.items()):
+        options += ["--env", f"{key}={value}"]
+    command = buildah.command("run", *options, name, "--", *argv)
+    return (sys.executable, "-I", str(Path(offline.__file__)), *command) if network == "none" else command
+
+
+def _judged(
+    argv: Sequence[str], completed: Completed, raw: deque[str], tail: tuple[str, ...], *, check: bool
+) -> Completed:
+    """The outcome with the command's own status, or the error that it means."""
+    from assembler.build.noise import missing_program, signal_of
+
+    text = "\n".join(raw)
+    if completed.returncode and offline.PREFIX in text:
+        reason = text.partition(offline.PREFIX)[2].strip()
+        raise NodeError(f"a network namespace cannot be made: {reason}", hint="`network: host` does without one")
+    if completed.returncode and (program := missing_program(text)):
+        raise StepError(f"the container has no program `{program}`", detail=tail)
+    if completed.returncode == 125:
+        raise _failure("run", completed)
+    number = signal_of(text) if completed.returncode else 0
+    status = 128 + number if number else completed.returncode
+    completed = replace(completed, argv=tuple(argv), returncode=status, tail=tail)
+    if check and status:
+        hint = "it was killed: most likely for want of memory" if status == 137 else None
+        raise StepError(f"`{command_text(argv)}` {exit_name(status)}", detail=tail, hint=hint)
+    return completed
+
+
+def _failure(verb: str, completed: Completed) -> NodeError:
+    lines = quiet(completed.stderr or "\n".join(completed.tail))
+    text = "\n".join(lines)
+    hint = None
+    if "no space left on device" in text:
+        hint = "free some disk: `assemble gc`"
+    elif "newuidmap" in text or "insufficient UIDs" in text:
+        hint = "this user has no subordinate ids; the administrator can add a range to /etc/subuid and /etc/subgid"
+    return NodeError(f"`buildah {verb}` {exit_name(completed.returncode)}", detail=lines, hint=hint)
+
+
+def toolchain_image(
+    buildah: Buildah, base: str | Callable[[], str], key: str, install: Callable[[Container], None]
+) -> tuple[str, bool]:
+    """The name of the image of this key, and whether it was made now: from `base`, by `install`.
+
+    `base` may be a function, so that a base is brought here only if it is needed. Runs that want the same
+    image wait for the first.
+    """
+    name = f"localhost/assemble/toolchain:{key[:40]}"
+    if buildah.has_image(name):
+        return name, False
+    locks = buildah.storage.root.parent / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with (locks / key[:40]).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if buildah.has_image(name):
+            return name, False
+        with buildah.container(base if isinstance(base, str) else base(), "toolchain") as container:
+            install(container)
+            buildah.commit(container, name)
+    return name, True

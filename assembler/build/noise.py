@@ -1,0 +1,93 @@
+"""What buildah adds to a command's output: taken out for people, read for what it says about the end.
+
+The log keeps every line as it came.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import signal
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from assembler.process import TAIL_LINES
+
+_ENDINGS: Final = re.compile(
+    r"(process exited with error: .*?)?subprocess exited (with status \d+|on [a-z/ 12]+)$"
+    r"|^Error: (while running runtime: )?exit status \d+$"
+    r'|^time="[^"]*" level=(warning|error) msg=.*\b(cni|CNI)\b.*$'
+)
+_SIGNAL: Final = re.compile(r"subprocess exited on ([a-z/ 12]+)$", re.MULTILINE)
+_MISSING: Final = re.compile(r'exec: "([^"]+)": (executable file not found in|stat [^:]+: no such file)')
+_MESSAGE_LENGTH: Final = 160
+
+_SIGNALS: Final = {
+    "hangup": signal.SIGHUP,
+    "interrupt": signal.SIGINT,
+    "quit": signal.SIGQUIT,
+    "illegal instruction": signal.SIGILL,
+    "trace/breakpoint trap": signal.SIGTRAP,
+    "aborted": signal.SIGABRT,
+    "bus error": signal.SIGBUS,
+    "floating point exception": signal.SIGFPE,
+    "killed": signal.SIGKILL,
+    "segmentation fault": signal.SIGSEGV,
+    "broken pipe": signal.SIGPIPE,
+    "alarm clock": signal.SIGALRM,
+    "terminated": signal.SIGTERM,
+}
+"""Signals as Go writes them; buildah is written in Go and reports status 1 for all of them."""
+
+
+def plain(line: str) -> str | None:
+    """A line without what buildah put at its end; None when nothing else was in it."""
+    cleaned = _ENDINGS.sub("", line)
+    return cleaned if cleaned or not line else None
+
+
+def quiet(text: str) -> tuple[str, ...]:
+    """The last lines of an output, without buildah's."""
+    lines = [cleaned for line in text.splitlines() if (cleaned := plain(line)) is not None]
+    return tuple(lines[-TAIL_LINES:])
+
+
+class Listener:
+    """Takes the lines of a command as they come and passes on those that are its own."""
+
+    def __init__(self, on_line: Callable[[str], None] | None) -> None:
+        self._on_line = on_line
+        self.raw: deque[str] = deque(maxlen=TAIL_LINES)
+        self._own: deque[str] = deque(maxlen=TAIL_LINES)
+
+    def __call__(self, line: str) -> None:
+        self.raw.append(line)
+        own = plain(line)
+        if own is not None:
+            self._own.append(own)
+            if self._on_line:
+                self._on_line(own)
+
+    @property
+    def tail(self) -> tuple[str, ...]:
+        """The last lines of the command itself."""
+        return tuple(self._own)
+
+
+def signal_of(text: str) -> int:
+    """The number of the signal that ended the command, 0 when none did."""
+    found = _SIGNAL.search(text)
+    return int(_SIGNALS.get(found[1], 0)) if found else 0
+
+
+def missing_program(text: str) -> str | None:
+    """The program that the container does not have, when that was the trouble."""
+    found = _MISSING.search(text)
+    return found[1] if found else None
+
+
+def command_text(argv: Sequence[str]) -> str:
+    """A command in one line that is not too long for a message."""
+    text = " ".join(shlex.join(argv).split())
+    return text if len(text) <= _MESSAGE_LENGTH else text[: _MESSAGE_LENGTH - 2] + " …"
