@@ -11,17 +11,30 @@ import fcntl
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from assembler.build.apt_query import OPTIONS, ask, plain_name, update
 from assembler.build.bootstrap import link_or_copy
-from assembler.build.container import Mount
+from assembler.build.container import Mount, Network
 from assembler.build.debs import Package
 from assembler.errors import LockError, VerifyError
 from assembler.process import Completed
 
-if TYPE_CHECKING:
-    from assembler.build.container import Container
+
+class Runner(Protocol):
+    """What is asked of a container here: to run a command. `assembler.build.container.Container` is one."""
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        mounts: Sequence[Mount] = (),
+        network: Network = "none",
+        log: Path | None = None,
+        on_line: Callable[[str], None] | None = None,
+    ) -> Completed: ...
+
 
 _LISTS: Final = "/var/lib/apt/lists"
 _CACHE: Final = "/var/cache/apt"
@@ -62,7 +75,7 @@ apt-get "$@"
 """No service is started while packages are configured (invoke-rc.d(8)); the helper is gone afterwards."""
 
 
-def resolve(container: Container, names: Sequence[str], *, lists: Path | None = None) -> tuple[Package, ...]:
+def resolve(container: Runner, names: Sequence[str], *, lists: Path | None = None) -> tuple[Package, ...]:
     """What installing `names` into this container would fetch now, sorted; nothing is installed.
 
     A name may be `package=version`. `lists` is a host directory where apt's lists are kept for the next call; it
@@ -105,7 +118,7 @@ def _locked(directory: Path) -> Iterator[Path]:
 
 
 def install(
-    container: Container,
+    container: Runner,
     packages: Sequence[Package],
     paths: Mapping[Package, Path],
     requested: Sequence[str],
@@ -150,11 +163,11 @@ def install(
     _verify(container, packages)
 
 
-def _query(container: Container, argv: Sequence[str]) -> str:
+def _query(container: Runner, argv: Sequence[str]) -> str:
     return container.run(argv, env=_ENVIRONMENT).stdout
 
 
-def _verify(container: Container, packages: Sequence[Package]) -> None:
+def _verify(container: Runner, packages: Sequence[Package]) -> None:
     """Does the container's dpkg say that these packages are installed in these versions?"""
     form = "${Package}\\t${Version}\\t${Architecture}\\t${db:Status-Status}\\n"
     text = _query(container, ["dpkg-query", "--show", f"--showformat={form}"])

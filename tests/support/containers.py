@@ -27,7 +27,8 @@ from assembler.process import run, which
 
 TINY = "localhost/assemble/image:tiny"
 _APPLETS = (
-    "sh cat ls touch rm mkdir rmdir ln id env sleep kill true false nc setsid ps hostname echo mount cut wc mv cp chmod"
+    "sh cat ls touch rm mkdir rmdir ln id env sleep kill "
+    "true false nc setsid ps hostname echo mount cut wc mv cp chmod"
 )
 
 
@@ -59,7 +60,10 @@ def busybox(directory: Path) -> bytes:
         fcntl.flock(lock, fcntl.LOCK_EX)
         found = directory / "root" / "bin" / "busybox"
         if not found.exists():
-            if which("apt-get") is None or run(["apt-get", "-q", "download", "busybox-static"], cwd=directory, check=False).returncode:
+            if (
+                which("apt-get") is None
+                or run(["apt-get", "-q", "download", "busybox-static"], cwd=directory, check=False).returncode
+            ):
                 pytest.skip("the package `busybox-static` cannot be downloaded")
             (package,) = directory.glob("busybox-static_*.deb")
             run(["dpkg-deb", "--extract", str(package), str(directory / "root")])
