@@ -12,7 +12,6 @@ import fcntl
 import json
 import shutil
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Final, Literal
 from assembler.build import offline
 from assembler.build.mounting import CERTIFICATE_VARIABLES, CERTIFICATES, Mount, Places, host_certificates
 from assembler.build.node import Storage
-from assembler.build.noise import Listener, command_text, quiet
+from assembler.build.noise import Listener, command_text, missing_program, quiet, signal_of
 from assembler.build.runs import RunDirectory, end_inhabitants, is_over, run_of_container, sweep
 from assembler.errors import NodeError, StepError
 from assembler.events import Emit, Note, ignore
@@ -30,7 +29,7 @@ from assembler.oci.digest import Digest, canonical_json
 from assembler.oci.image import ImageIndex
 from assembler.oci.layout import Store
 from assembler.oci.media_types import MANIFEST
-from assembler.process import Completed, exit_name, run, which
+from assembler.process import TAIL_LINES, Completed, exit_name, run, which
 
 __all__ = ["Buildah", "Container", "Mount", "Network", "toolchain_image"]
 
@@ -215,14 +214,8 @@ class Container:
         `returncode` is the command's, 128 + n when a signal ended it. Raises StepError with its last lines when
         `check` is set and it failed, or when the container has no such program; NodeError when buildah failed.
         """
-        certificates = host_certificates() if network == "host" else None
-        if certificates:
-            mounts = (*mounts, Mount(source=certificates, target=CERTIFICATES))
-            env = {**dict.fromkeys(CERTIFICATE_VARIABLES, CERTIFICATES), **(env or {})}
-        outer = run_command(
-            self.buildah, self.name, argv, env=env, mounts=mounts, workdir=workdir, network=network
-        )
-        places = Places(self.root, [mount.target for mount in mounts])
+        outer = self.command(argv, env=env, mounts=mounts, workdir=workdir, network=network)
+        places = Places(self.root, [*(mount.target for mount in mounts), CERTIFICATES])
         listener = Listener(on_line) if log or on_line else None
         try:
             completed = run(outer, env={"TMPDIR": str(self.temporary)}, log=log, on_line=listener, check=False)
@@ -230,8 +223,8 @@ class Container:
             end_inhabitants(self.temporary)
             places.remove()
         tail = listener.tail if listener else quiet(completed.stdout + completed.stderr)
-        raw = tuple(listener.raw) if listener else completed.tail
-        return _judged(argv, completed, deque(raw), tuple(tail), check=check)
+        ending = "\n".join(listener.raw if listener else completed.stderr.splitlines()[-TAIL_LINES:])
+        return _judged(argv, completed, ending, tail, check=check)
 
     @contextlib.contextmanager
     def mounted(self) -> Iterator[Path]:
@@ -243,46 +236,48 @@ class Container:
         upper = mounted.parent / "diff"
         return upper if self.buildah.storage.driver == "overlay" and upper.is_dir() else None
 
-    def has_program(self, name: str) -> bool:
-        """Is there a program of this name on the container's PATH?"""
-        return self.run(["sh", "-c", 'command -v "$1" >/dev/null', "sh", name], check=False).returncode == 0
+    def command(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        mounts: Sequence[Mount] = (),
+        workdir: str = "/",
+        network: Network = "none",
+    ) -> tuple[str, ...]:
+        """The argument list, on the host, that `run` uses."""
+        certificates = host_certificates() if network == "host" else None
+        if certificates:
+            mounts = (*mounts, Mount(source=certificates, target=CERTIFICATES))
+            env = {**dict.fromkeys(CERTIFICATE_VARIABLES, CERTIFICATES), **(env or {})}
+        options = ["--isolation", "chroot", "--user", "0:0", "--hostname", HOSTNAME, "--workingdir", workdir]
+        for mount in mounts:
+            options += ["--volume", mount.option]
+        for key, value in sorted({**ENVIRONMENT, **(env or {})}.items()):
+            options += ["--env", f"{key}={value}"]
+        command = self.buildah.command("run", *options, self.name, "--", *argv)
+        if network == "none":
+            return (sys.executable, "-I", str(Path(offline.__file__)), *command)
+        return command
 
-
-def run_command(
-    buildah: Buildah,
-    name: str,
-    argv: Sequence[str],
-    *,
-    env: Mapping[str, str] | None,
-    mounts: Sequence[Mount],
-    workdir: str,
-    network: Network,
-) -> tuple[str, ...]:
-    """The argument list, on the host, that runs a command in a container."""
-    options = ["--isolation", "chroot", "--user", "0:0", "--hostname", HOSTNAME, "--workingdir", workdir]
-    for mount in mounts:
-        options += ["--volume", mount.option]
-    for key, value in sorted({**ENVIRONMENT, **(env or {})}.items()):
-        options += ["--env", f"{key}={value}"]
-    command = buildah.command("run", *options, name, "--", *argv)
-    return (sys.executable, "-I", str(Path(offline.__file__)), *command) if network == "none" else command
+    def programs(self, names: Sequence[str]) -> frozenset[str]:
+        """Which of these programs are on the container's PATH."""
+        script = 'for name; do command -v "$name" >/dev/null && echo "$name"; done; true'
+        return frozenset(self.run(["sh", "-c", script, "sh", *names]).stdout.split())
 
 
 def _judged(
-    argv: Sequence[str], completed: Completed, raw: deque[str], tail: tuple[str, ...], *, check: bool
+    argv: Sequence[str], completed: Completed, ending: str, tail: tuple[str, ...], *, check: bool
 ) -> Completed:
     """The outcome with the command's own status, or the error that it means."""
-    from assembler.build.noise import missing_program, signal_of
-
-    text = "\n".join(raw)
-    if completed.returncode and offline.PREFIX in text:
-        reason = text.partition(offline.PREFIX)[2].strip()
+    if completed.returncode and offline.PREFIX in ending:
+        reason = ending.partition(offline.PREFIX)[2].strip()
         raise NodeError(f"a network namespace cannot be made: {reason}", hint="`network: host` does without one")
-    if completed.returncode and (program := missing_program(text)):
-        raise StepError(f"the container has no program `{program}`", detail=tail)
+    if completed.returncode and (program := missing_program(ending)):
+        raise StepError(f"the container has no program `{program}`")
     if completed.returncode == 125:
         raise _failure("run", completed)
-    number = signal_of(text) if completed.returncode else 0
+    number = signal_of(ending) if completed.returncode else 0
     status = 128 + number if number else completed.returncode
     completed = replace(completed, argv=tuple(argv), returncode=status, tail=tail)
     if check and status:

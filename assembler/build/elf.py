@@ -40,7 +40,7 @@ class Elf:
 
 
 def read_elf(path: Path) -> Elf | None:
-    """What an ELF file says; None for any other file, and for one whose numbers do not fit it. Links: not followed."""
+    """What an ELF file says; None for any other file, and for one with impossible numbers. Follows no link."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
         return _read(file, os.fstat(file.fileno()).st_size)

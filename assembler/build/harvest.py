@@ -1,8 +1,8 @@
 """Harvest: what a compile step made, out of its build directory, into one tar in the store.
 
-The tar is uncompressed and deterministic; the first component of its paths is the artifact. Layers take slices of it
-as it lies there, so nothing is ever unpacked. A build directory is as hostile as the source that was compiled in it:
-no link is followed, nothing outside is read.
+The tar is uncompressed and deterministic; the first component of its paths is the artifact. Layers take slices of
+it as it lies there, so nothing is ever unpacked. A build directory is as hostile as the source that was compiled
+in it: no link is followed, nothing outside is read.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def find(root: Path, artifacts: Mapping[str, Sequence[str]], step: str) -> Harve
     """What the patterns of each artifact match below `root`.
 
     A pattern is a path (a directory stands for what is in it) or has `*`, `?`, `[…]` and `**` as parts. What it
-    matches is in the artifact under its own name, without the directories that it was in; what `**` stands for stays.
+    matches is in the artifact under its own name, without the directories it was in; what `**` stands for stays.
     StepError names a pattern that matches nothing, or a link that leads out of its artifact.
     """
     listing = _Listing(root)
@@ -222,7 +222,7 @@ def elf_files(harvest: Harvest) -> dict[Path, Elf]:
 
 
 def check_search_paths(elves: Mapping[Path, Elf], root: Path, step: str, forbidden: Sequence[str]) -> None:
-    """StepError when a file would look for libraries in one of the `forbidden` directories, or in the current one."""
+    """StepError when a file would look for libraries in a `forbidden` directory, or in the current one."""
     problems = []
     for path, elf in sorted(elves.items()):
         for name, directories in (("RPATH", elf.rpath), ("RUNPATH", elf.runpath)):

@@ -85,7 +85,7 @@ def _graph_directory(cache: Path) -> Path:
     if file_system(cache) not in _NETWORK_FILE_SYSTEMS:
         return cache / "containers"
     name = hashlib.sha256(os.fsencode(cache)).hexdigest()[:12]
-    return _owned(Path(f"/var/tmp/assemble-{_user()}")) / f"containers-{name}"  # noqa: S108  (owner is checked)
+    return owned(Path(f"/var/tmp/assemble-{_user()}")) / f"containers-{name}"  # noqa: S108  (owner is checked)
 
 
 def file_system(path: Path) -> str:
@@ -109,11 +109,12 @@ def _private_directory() -> Path:
     """A directory of this node and this boot that is ours alone."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and os.access(runtime, os.W_OK | os.X_OK):
-        return _owned(Path(runtime) / "assemble")
-    return _owned(Path(f"/tmp/assemble-{_user()}"))  # noqa: S108  (owner is checked)
+        return owned(Path(runtime) / "assemble")
+    return owned(Path(f"/tmp/assemble-{_user()}"))  # noqa: S108  (owner is checked)
 
 
-def _owned(path: Path) -> Path:
+def owned(path: Path) -> Path:
+    """Make a directory that only this user can write; NodeError when somebody else has it or may write there."""
     path.mkdir(exist_ok=True, mode=0o700)
     status = path.lstat()
     if path.is_symlink() or status.st_uid != os.geteuid() or status.st_mode & 0o022:

@@ -15,7 +15,7 @@ from typing import Final
 from assembler.process import TAIL_LINES
 
 _ENDINGS: Final = re.compile(
-    r"(process exited with error: .*?)?subprocess exited (with status \d+|on [a-z/ 12]+)$"
+    r"(process (exited|failed to start) with error: .*)?subprocess exited (with status \d+|on [a-z/ 12]+)$"
     r"|^Error: (while running runtime: )?exit status \d+$"
     r'|^time="[^"]*" level=(warning|error) msg=.*\b(cni|CNI)\b.*$'
 )
@@ -87,7 +87,7 @@ def missing_program(text: str) -> str | None:
     return found[1] if found else None
 
 
-def command_text(argv: Sequence[str]) -> str:
-    """A command in one line that is not too long for a message."""
+def command_text(argv: Sequence[str], length: int | None = _MESSAGE_LENGTH) -> str:
+    """A command in one line, cut to a length that suits a message, or whole."""
     text = " ".join(shlex.join(argv).split())
-    return text if len(text) <= _MESSAGE_LENGTH else text[: _MESSAGE_LENGTH - 2] + " …"
+    return text if length is None or len(text) <= length else text[: length - 2] + " …"

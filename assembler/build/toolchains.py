@@ -1,7 +1,7 @@
 """Toolchains: what a compile step's options mean as commands, environment and programs that must be there.
 
-Sources are at `/src` (read-only), the build directory at `/build`, caches below `/cache`: always the same places, so
-that a warm compiler cache hits and equal inputs give equal bytes. No shell reads a value from a manifest.
+Sources are at `/src` (read-only), the build directory at `/build`, caches below `/cache`: always the same places,
+so that a warm compiler cache hits and equal inputs give equal bytes. No shell reads a value from a manifest.
 """
 
 from __future__ import annotations
@@ -101,8 +101,9 @@ def cmake(options: CMakeWish, accelerator: AcceleratorWish | None, jobs: int) ->
     build = Command(argv=("cmake", "--build", BUILD, *targets, "-j", str(jobs)))
     installs: list[Command] = []
     if options.install:
-        components = [("--component", name) for name in options.components] or [()]
-        installs = [Command(argv=("cmake", "--install", BUILD, *component)) for component in components]
+        whole: tuple[str, ...] = ("cmake", "--install", BUILD)
+        chosen = [(*whole, "--component", name) for name in options.components]
+        installs = [Command(argv=argv) for argv in chosen or [whole]]
     return Toolchain(
         commands=(configure, build, *installs),
         environment={

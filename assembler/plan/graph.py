@@ -69,15 +69,17 @@ class BaseFact:
 class Facts:
     """What the world answered.
 
-    `sources` maps (scope name, source name) to the digest of its content, `files` (scope name, host file) to that
-    of a file which a `files` layer takes in; `packages` maps a step id to the
-    SHA-256 digests of its .debs in installation order, None while they are not locked.
+    `sources` maps (scope name, source name) to the digest of its content, `parts` (scope name, source name,
+    pattern) to that of the part which a `copy` takes, where that is known more closely, `files` (scope name, host
+    file) to that of a file which a `files` layer takes in. `packages` maps a step id to the SHA-256 digests of its
+    .debs in installation order, None while they are not locked.
     """
 
     platform: str
     runtime: BaseFact
     devel: BaseFact | None
     sources: Mapping[tuple[str, str], str | None]
+    parts: Mapping[tuple[str, str, str], str]
     files: Mapping[tuple[str, str], str]
     packages: Mapping[str, Sequence[str] | None]
     compressor: str
@@ -304,7 +306,8 @@ def _layer_step(
             digest = facts.sources.get((layer.scope.name, copy.source))
             if digest is None:
                 return _step(facts, identifier, "pack", layer_name(entry), None, needs, layer=index)
-            content["source"] = digest
+            part = facts.parts.get((layer.scope.name, copy.source, copy.path or ""))
+            content |= {"part": part} if part else {"source": digest}
     key = _key("pack", needs, keys, {**common, "content": content})
     return _step(facts, identifier, "pack", layer_name(entry), key, needs, layer=index)
 

@@ -34,6 +34,7 @@ from assembler.steps.stacking import BuiltImage
 if TYPE_CHECKING:
     from assembler.build.debs import Package
     from assembler.steps.session import Session
+    from assembler.tree.directory import TreeState
 
 _MAX_BASE_DEPTH = 8
 
@@ -51,7 +52,7 @@ class Assembly:
         self._depth = depth
         self.layers: dict[int, BlobLayer] = {}
         self.nested: list[Assembly] = []
-        self.source_digests: dict[tuple[str, str], str | None] = {}
+        self.trees: dict[tuple[str, str], TreeState] = {}
 
     # what is known
 
@@ -234,23 +235,14 @@ class Assembly:
 
     def plan(self) -> Plan:
         """The plan as far as the lock and the store can tell it without asking anyone."""
-        from assembler.build import sources
-
-        digests: dict[tuple[str, str], str | None] = {}
-        for scope, name in self.used_sources():
-            answer = self.source_answer(scope, name, lock=False)
-            digests[scope.name, name] = (
-                None
-                if answer is None
-                else sources.source_digest(scope.sources[name], answer, scope.directory, self.session.stat_cache)
-            )
-        self.source_digests = digests
+        digests, parts = self._source_facts()
         packages = {step: self.packages(step, lock=False) for step in self._package_steps}
         facts = Facts(
             platform=str(self.platform),
             runtime=self.runtime.fact,
             devel=self.devel.fact if self.devel else None,
             sources=digests,
+            parts=parts,
             files=self._taken_files(),
             packages={
                 step: None if found is None else [package.sha256 for package in found]
@@ -265,6 +257,43 @@ class Assembly:
             known=lambda key: records.known(self.session.store, key),
         )
         return build_plan(self.loaded, facts)
+
+    def _source_facts(self) -> tuple[dict[tuple[str, str], str | None], dict[tuple[str, str, str], str]]:
+        """Digests of the sources, and of those parts of path sources that are copied."""
+        from assembler.build import sources
+
+        digests: dict[tuple[str, str], str | None] = {}
+        parts: dict[tuple[str, str, str], str] = {}
+        for scope, name in self.used_sources():
+            if scope.sources[name].path:
+                state = self.tree(scope, name)
+                digests[scope.name, name] = state.digest
+                parts |= {(scope.name, name, part): digest for part, digest in state.parts.items()}
+                continue
+            answer = self.source_answer(scope, name, lock=False)
+            digests[scope.name, name] = (
+                None if answer is None else sources.source_digest(scope.sources[name], answer, scope.directory)
+            )
+        return digests, parts
+
+    def tree(self, scope: Scope, name: str) -> TreeState:
+        """A path source as it was when this assembly first looked at it. One look: what is packed is checked
+        against it afterwards, so that a key never speaks of another content.
+        """
+        if (scope.name, name) not in self.trees:
+            from assembler.build.checkout import tree_path
+            from assembler.tree.directory import tree_state
+
+            source = scope.sources[name]
+            copies = (layer.entry.copy_ for layer in self.loaded.layers if layer.scope is scope)
+            wanted = {copy.path for copy in copies if copy and copy.source == name and copy.path}
+            self.trees[scope.name, name] = tree_state(
+                tree_path(source, scope.directory),
+                ignore=source.ignore,
+                cache=self.session.stat_cache,
+                parts=sorted(wanted),
+            )
+        return self.trees[scope.name, name]
 
     def _taken_files(self) -> dict[tuple[str, str], str]:
         """(scope name, path as written) → digest of the host files that `files` layers take in."""

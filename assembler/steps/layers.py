@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,8 +11,7 @@ from assembler.errors import ManifestError
 from assembler.manifest.models import Copy, FileEntry
 from assembler.tree.builder import TreeBuilder
 from assembler.tree.entry import Entry
-
-_GLOB = frozenset("*?[")
+from assembler.tree.selection import chosen_names
 
 
 def file_entries(items: Sequence[FileEntry], directory: Path, name: str) -> tuple[Entry, ...]:
@@ -72,26 +70,13 @@ def select(entries: Sequence[Entry], path: str | None, place: str) -> tuple[Entr
 
     Paths come out relative to what was named. Raises ManifestError when nothing matches.
     """
-    if not path or path.strip("/") in ("", "."):
-        return tuple(entries)
-    wanted = path.strip("/")
     by_path = {entry.path: entry for entry in entries}
-    exact = by_path.get(wanted)
-    if exact is not None and exact.kind != "directory":
-        return _moved(by_path, {wanted: posixpath.basename(wanted)})
-    if exact is not None or not _GLOB & set(wanted):
-        names = {name: name[len(wanted) + 1 :] for name in by_path if name.startswith(wanted + "/")}
-        if exact is None and not names:
-            raise ManifestError(f"`{path}` matches nothing in the source", place=place)
-        return _moved(by_path, names)
-    names = {}
-    depth = wanted.count("/")
-    for name in by_path:
-        head = name.split("/")[: depth + 1]
-        if len(head) == depth + 1 and _matches("/".join(head), wanted):
-            names[name] = "/".join(name.split("/")[depth:])
-    if not names:
+    names = chosen_names(by_path, path)
+    exact = by_path.get((path or "").strip("/"))
+    if not names and path and (exact is None or exact.kind != "directory"):
         raise ManifestError(f"`{path}` matches nothing in the source", place=place)
+    if exact is not None and exact.kind == "directory" and names == {exact.path: posixpath.basename(exact.path)}:
+        return ()  # an empty directory has no content to copy
     return _moved(by_path, names)
 
 
@@ -110,11 +95,3 @@ def _moved(by_path: Mapping[str, Entry], names: Mapping[str, str]) -> tuple[Entr
                 entry = replace(entry, link=first)
         result.setdefault(new, replace(entry, path=new))
     return tuple(result.values())
-
-
-def _matches(path: str, pattern: str) -> bool:
-    """Component by component, so that `*` does not cross a slash."""
-    parts, patterns = path.split("/"), pattern.split("/")
-    return len(parts) == len(patterns) and all(
-        fnmatch.fnmatchcase(part, wanted) for part, wanted in zip(parts, patterns, strict=True)
-    )

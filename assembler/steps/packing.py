@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from assembler.errors import ManifestError
+from assembler.errors import ManifestError, StepError
 from assembler.events import StepProgress
 from assembler.manifest.library import BoundLayer
 from assembler.manifest.models import Copy
@@ -34,10 +34,27 @@ def make_layer(assembly: Assembly, plan: Plan, index: int) -> BlobLayer:
             packed = changed_layer(assembly, plan, index)
         else:
             packed = pack_entries(assembly, entries_of(assembly, plan, layer), step.id, layer_name(layer.entry))
+            _check_unchanged(assembly, layer)
         sizes = size_text(packed.uncompressed_bytes), size_text(packed.layer.descriptor.size)
         report.detail = f"{packed.files} files, {sizes[0]} → {sizes[1]}"
     assembly.session.store.put_record(str(step.key), records.layer_record(packed))
     return packed.layer
+
+
+def _check_unchanged(assembly: Assembly, layer: BoundLayer) -> None:
+    """A path source that was changed after its key was made must not be remembered under that key."""
+    copy = layer.entry.copy_
+    if copy is None or copy.source is None or not layer.scope.sources[copy.source].path:
+        return
+    from assembler.build.checkout import tree_path
+    from assembler.tree.fingerprint import changed_since
+
+    source = layer.scope.sources[copy.source]
+    state = assembly.tree(layer.scope, copy.source)
+    if changed_since(tree_path(source, layer.scope.directory), state.fingerprint, ignore=source.ignore):
+        raise StepError(
+            f"the source `{copy.source}` was changed while it was packed", place=layer.place, hint="run it again"
+        )
 
 
 def pack_entries(assembly: Assembly, entries: tuple[Entry, ...], step: str, created_by: str) -> PackedLayer:

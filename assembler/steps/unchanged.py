@@ -70,8 +70,6 @@ def remember(
 
 def _inputs(assemblies: Sequence[Assembly]) -> dict[str, Any] | None:
     """Files, trees and blobs that the assemblies stand on; None when a tree is too young to be trusted."""
-    from assembler.tree.fingerprint import survey
-
     files: dict[str, str] = {}
     trees: list[list[Any]] = []
     blobs: set[str] = set()
@@ -79,8 +77,7 @@ def _inputs(assemblies: Sequence[Assembly]) -> dict[str, Any] | None:
         for path in _files(assembly):
             files[str(path.absolute())] = hashlib.sha256(path.read_bytes()).hexdigest()
         for root, ignored, fingerprint in _trees(assembly):
-            seen = survey(root, ignore=ignored)
-            if not seen.settled or seen.fingerprint != fingerprint:
+            if not fingerprint:
                 return None
             trees.append([str(root), list(ignored), fingerprint])
         blobs.update(_blobs(assembly))
@@ -96,17 +93,15 @@ def _files(assembly: Assembly) -> Iterator[Path]:
 
 
 def _trees(assembly: Assembly) -> Iterator[tuple[Path, tuple[str, ...], str]]:
-    """(root, ignore rules, fingerprint) of every path source, the fingerprint empty where it has changed."""
+    """(root, ignore rules, fingerprint) of every path source, the fingerprint empty where it may not be kept."""
     from assembler.build.checkout import tree_path
-    from assembler.tree.directory import tree_state
 
     for scope, name in assembly.used_sources():
         source = scope.sources[name]
         if source.path:
+            state = assembly.tree(scope, name)
             root = tree_path(source, scope.directory).absolute()
-            state = tree_state(root, ignore=source.ignore, cache=assembly.session.stat_cache)
-            same = assembly.source_digests.get((scope.name, name)) == state.digest
-            yield root, source.ignore, state.fingerprint if same else ""
+            yield root, source.ignore, state.fingerprint if state.settled else ""
     for nested in assembly.nested:
         yield from _trees(nested)
 

@@ -11,16 +11,17 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from assembler.errors import RequestError
 from assembler.oci.digest import Digest
 from assembler.tree.entry import Entry
-from assembler.tree.fingerprint import RACY_NANOSECONDS, Row, StatCache, digest_rows, shown, walk
+from assembler.tree.fingerprint import RACY_NANOSECONDS, Row, StatCache, Survey, digest_rows, shown, walk
+from assembler.tree.selection import chosen_names
 
 __all__ = ["StatCache", "TreeState", "read_directory", "tree_digest", "tree_state"]
 
@@ -34,13 +35,15 @@ _HEADER: Final = b"assemble tree 1\0"
 class TreeState:
     """What a tree contained, and the fingerprint that it had before it was read.
 
-    `settled` is False when something in it was changed in the two seconds before: then the fingerprint must not
-    be kept to promise later that nothing changed.
+    `parts` holds the digests of the parts that were asked for, by pattern; a part that is empty has one too.
+    `settled` is False when something in the tree was changed in the two seconds before: then the fingerprint
+    must not be kept to promise later that nothing changed.
     """
 
     digest: Digest
     fingerprint: str
     settled: bool
+    parts: Mapping[str, Digest] = field(default_factory=dict)
 
 
 def read_directory(root: Path, *, ignore: Sequence[str] = ()) -> tuple[Entry, ...]:
@@ -74,9 +77,17 @@ def tree_digest(
 
 
 def tree_state(
-    root: Path, *, ignore: Sequence[str] = (), cache: StatCache | None = None, threads: int | None = None
+    root: Path,
+    *,
+    ignore: Sequence[str] = (),
+    cache: StatCache | None = None,
+    threads: int | None = None,
+    parts: Sequence[str] = (),
 ) -> TreeState:
     """Digest a tree. With a cache, an unchanged tree costs one walk, a changed one the reading of what changed.
+
+    `parts` are patterns (`assembler.tree.selection`) whose parts of the tree get digests of their own: under the
+    names that they have in the part, so that a change elsewhere does not show.
 
     Raises RequestError as `read_directory` does, and when files keep changing while they are read.
     """
@@ -84,26 +95,34 @@ def tree_state(
         now = time.time_ns()
         rows = walk(root, ignore)
         seen = digest_rows(root, rows, now)
-        known = cache.known_digest(root, ignore, seen.fingerprint) if cache else None
-        if known:
-            return TreeState(digest=Digest.parse(known), fingerprint=seen.fingerprint, settled=seen.settled)
+        known = cache.known_digests(root, ignore, seen.fingerprint) if cache else {}
+        if "" in known and all(part in known for part in parts):
+            return _state(seen, known, parts)
         old = cache.file_hashes(root, ignore) if cache else {}
         try:
             hashes = _hash_files(root, rows, old, threads or min(8, os.cpu_count() or 1))
-            digest = _digest(root, rows, hashes)
+            known = {part: _digest(root, rows, hashes, part) for part in ("", *parts)}
         except _ChangedError as error:
             changed = error.args[0]
             continue
         if cache:
             _remember(cache, root, ignore, [(row, hashes.get(row[0])) for row in rows], now)
             if seen.settled:
-                record = {"fingerprint": seen.fingerprint, "digest": str(digest)}
-                cache.remember(root, ignore, ".tree", record)
-        return TreeState(digest=digest, fingerprint=seen.fingerprint, settled=seen.settled)
+                cache.remember(root, ignore, ".tree", {"fingerprint": seen.fingerprint, "digests": known})
+        return _state(seen, known, parts)
     raise RequestError(
         f"`{shown(changed)}` changes while it is read",
         place=str(root),
         hint="wait until nothing writes into the directory, or name the file under `ignore`",
+    )
+
+
+def _state(seen: Survey, digests: Mapping[str, str], parts: Sequence[str]) -> TreeState:
+    return TreeState(
+        digest=Digest.parse(digests[""]),
+        fingerprint=seen.fingerprint,
+        settled=seen.settled,
+        parts={part: Digest.parse(digests[part]) for part in parts},
     )
 
 
@@ -205,19 +224,23 @@ def _hash_batch(root: Path, batch: Sequence[tuple[str, os.stat_result]]) -> dict
     return hashes
 
 
-def _digest(root: Path, rows: Sequence[Row], hashes: dict[str, str]) -> Digest:
+def _digest(root: Path, rows: Sequence[Row], hashes: dict[str, str], part: str) -> Digest:
     """One hash over kind, path, mode and content of every entry, NUL between, since no path holds one."""
     parts: list[str] = []
     first: dict[tuple[int, int], str] = {}
-    for path, info in rows:
+    names = chosen_names((path for path, _ in rows), part)
+    for old, info in rows:
+        path = names.get(old)
+        if path is None:
+            continue
         if info is None:
             parts.append(f"directory\0{path}\0")
         elif stat.S_ISLNK(info.st_mode):
-            parts.append(f"symlink\0{path}\0{_target(root, path)}\0")
+            parts.append(f"symlink\0{path}\0{_target(root, old)}\0")
         elif target := _first_name(first, path, info):
             parts.append(f"hardlink\0{path}\0{target}\0")
         else:
-            parts.append(f"file\0{path}\0{_mode(info):o}\0{hashes[path]}\0")
+            parts.append(f"file\0{path}\0{_mode(info):o}\0{hashes[old]}\0")
     return Digest.of(_HEADER + "".join(parts).encode())
 
 

@@ -177,12 +177,13 @@ class StatCache:
         name = "\0".join([_FORMAT, os.path.realpath(root), *ignore])
         return self.directory / (hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:32] + suffix)
 
-    def known_digest(self, root: Path, ignore: Sequence[str], fingerprint: str) -> str | None:
-        """The content digest that a tree with this fingerprint had, when it is known."""
+    def known_digests(self, root: Path, ignore: Sequence[str], fingerprint: str) -> dict[str, str]:
+        """Part → content digest of a tree with this fingerprint, as far as known; the part "" is the whole."""
         record = _read_json(self.path(root, ignore, ".tree"))
-        digest = record.get("digest")
-        known = record.get("fingerprint") == fingerprint and isinstance(digest, str)
-        return digest if known and _is_digest(digest) else None
+        digests = record.get("digests")
+        if record.get("fingerprint") != fingerprint or not isinstance(digests, dict):
+            return {}
+        return {part: digest for part, digest in digests.items() if _is_digest(digest)}
 
     def file_hashes(self, root: Path, ignore: Sequence[str]) -> dict[str, list[Any]]:
         """Path → [size, mtime_ns, ctime_ns, inode, hexadecimal sha256] of the files seen last time."""

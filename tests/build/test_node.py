@@ -1,0 +1,111 @@
+"""What a host can do: jobs by cgroups of both versions, and the storage that really works."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from support.containers import empty_storage_at_the_end
+
+from assembler.build import node
+from assembler.build.node import cpu_limit, file_system, jobs, memory_bytes, probe_storage, user_namespace
+from assembler.errors import NodeError
+from assembler.process import run, which
+
+GIB = 1 << 30
+
+
+def cgroups(root: Path, membership: str, files: dict[str, str]) -> Path:
+    """A made-up cgroup file system; returns the file that says where we are in it."""
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    place = root.parent / "membership"
+    place.write_text(membership)
+    return place
+
+
+def test_version_two_takes_the_smallest_of_all_levels(tmp_path: Path) -> None:
+    files = {
+        "a/b/cpu.max": "max 100000\n",
+        "a/cpu.max": "250000 100000\n",
+        "a/b/memory.max": f"{8 * GIB}\n",
+        "a/memory.max": f"{6 * GIB}\n",
+        "a/b/memory.high": "max\n",
+        "cpu.stat": "",
+    }
+    membership = cgroups(tmp_path / "cgroup", "0::/a/b\n", files)
+    assert cpu_limit(tmp_path / "cgroup", membership) == 3
+    assert memory_bytes(tmp_path / "cgroup", membership) == 6 * GIB
+
+
+def test_version_one(tmp_path: Path) -> None:
+    files = {
+        "cpu,cpuacct/slurm/job/cpu.cfs_quota_us": "100000\n",
+        "cpu,cpuacct/slurm/job/cpu.cfs_period_us": "100000\n",
+        "memory/slurm/job/memory.limit_in_bytes": f"{3 * GIB}\n",
+        "memory/memory.limit_in_bytes": "9223372036854771712\n",
+    }
+    text = "4:memory:/slurm/job\n3:cpu,cpuacct:/slurm/job\n2:name=systemd:/\n0::/\n"
+    membership = cgroups(tmp_path / "cgroup", text, files)
+    assert cpu_limit(tmp_path / "cgroup", membership) == 1
+    assert memory_bytes(tmp_path / "cgroup", membership) == 3 * GIB
+
+
+def test_in_a_container_the_root_of_the_mount_holds(tmp_path: Path) -> None:
+    files = {"memory/memory.limit_in_bytes": f"{2 * GIB}\n", "cpu/cpu.cfs_quota_us": "-1\n"}
+    text = "4:memory:/docker/0123\n3:cpu:/docker/0123\n"
+    membership = cgroups(tmp_path / "cgroup", text, files)
+    assert memory_bytes(tmp_path / "cgroup", membership) == 2 * GIB
+    assert cpu_limit(tmp_path / "cgroup", membership) > 1000
+
+
+def test_no_limits_and_nonsense(tmp_path: Path) -> None:
+    membership = cgroups(tmp_path / "cgroup", "0::/../x\nnonsense\n", {"x/cpu.max": "0 0", "x/memory.max": "?"})
+    assert cpu_limit(tmp_path / "cgroup", membership) > 1000
+    assert memory_bytes(tmp_path / "cgroup", membership) > 0
+
+
+def test_jobs_are_between_one_and_the_cores() -> None:
+    cores = len(os.sched_getaffinity(0))
+    assert 1 <= jobs() <= cores
+    assert jobs(1) == jobs()
+    assert jobs(1 << 60) == 1
+
+
+def test_file_systems_by_mount() -> None:
+    assert file_system(Path("/proc/self")) == "proc"
+    assert file_system(Path("/proc/never/there")) == "proc"
+
+
+@pytest.mark.tools
+def test_the_storage_that_is_found_works(tmp_path: Path) -> None:
+    if which("buildah") is None or os.geteuid():
+        pytest.skip("needs buildah and root")
+    with empty_storage_at_the_end(tmp_path):
+        storage = probe_storage(tmp_path)
+        assert storage == probe_storage(tmp_path)
+        assert storage.root == tmp_path / "containers" / "storage"
+        assert storage.driver in ("overlay", "vfs")
+        assert run(["buildah", *storage.arguments, "images", "--quiet"]).stdout == ""
+        assert list((tmp_path / "containers").iterdir()) == [storage.root]
+        mounts = Path("/proc/self/mountinfo").read_text()
+        assert "/probe-" not in mounts
+
+
+def test_without_root_the_program_goes_into_a_user_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert user_namespace(("assemble", "x.yaml")) == ("buildah", "unshare", "--", "assemble", "x.yaml")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert user_namespace(("assemble", "x.yaml")) is None
+
+
+def test_a_directory_that_others_can_write_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "assemble").mkdir()
+    (tmp_path / "assemble").chmod(0o777)
+    with pytest.raises(NodeError, match="only this user can write"):
+        node.owned(tmp_path / "assemble")
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(NodeError):
+        node.owned(tmp_path / "link")
