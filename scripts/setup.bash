@@ -18,6 +18,7 @@ tools=(
   mksquashfs:squashfs-tools     # SIF
   newuidmap:uidmap              # subordinate ids
   podman:podman                 # runs what was assembled
+  runc:runc                     # the runtime that podman uses here: crun refuses hosts with mixed cgroups
   skopeo:skopeo                 # a second opinion on images
   umoci:umoci                   # another one
   xz:xz-utils

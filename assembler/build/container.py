@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
-from assembler.build import offline
+from assembler.build import launcher
 from assembler.build.mounting import CERTIFICATE_VARIABLES, CERTIFICATES, Mount, Places, host_certificates
 from assembler.build.node import Storage
 from assembler.build.noise import Listener, command_text, missing_program, quiet, signal_of
@@ -220,7 +220,6 @@ class Container:
         try:
             completed = run(outer, env={"TMPDIR": str(self.temporary)}, log=log, on_line=listener, check=False)
         finally:
-            end_inhabitants(self.temporary)
             places.remove()
         tail = listener.tail if listener else quiet(completed.stdout + completed.stderr)
         ending = "\n".join(listener.raw if listener else completed.stderr.splitlines()[-TAIL_LINES:])
@@ -256,9 +255,7 @@ class Container:
         for key, value in sorted({**ENVIRONMENT, **(env or {})}.items()):
             options += ["--env", f"{key}={value}"]
         command = self.buildah.command("run", *options, self.name, "--", *argv)
-        if network == "none":
-            return (sys.executable, "-I", str(Path(offline.__file__)), *command)
-        return command
+        return (sys.executable, "-I", str(Path(launcher.__file__)), network, *command)
 
     def programs(self, names: Sequence[str]) -> frozenset[str]:
         """Which of these programs are on the container's PATH."""
@@ -270,8 +267,8 @@ def _judged(
     argv: Sequence[str], completed: Completed, ending: str, tail: tuple[str, ...], *, check: bool
 ) -> Completed:
     """The outcome with the command's own status, or the error that it means."""
-    if completed.returncode and offline.PREFIX in ending:
-        reason = ending.partition(offline.PREFIX)[2].strip()
+    if completed.returncode and launcher.PREFIX in ending:
+        reason = ending.partition(launcher.PREFIX)[2].strip()
         raise NodeError(f"a network namespace cannot be made: {reason}", hint="`network: host` does without one")
     if completed.returncode and (program := missing_program(ending)):
         raise StepError(f"the container has no program `{program}`")

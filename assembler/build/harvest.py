@@ -129,7 +129,7 @@ def _artifact(listing: _Listing, name: str, patterns: Sequence[str], step: str) 
         status = listing.items[path]
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode) or stat.S_ISLNK(status.st_mode)):
             raise StepError(f"`{path}` is neither a file nor a directory nor a link", place=place)
-        if fault := fault_of(Entry(path=own, kind="file")):
+        if fault := fault_of(Entry(path=own, kind="file", content=b"")):
             raise UntrustedInputError(fault, place=place)
         items.append(Found(own, listing.root / path, status))
     return tuple(items)

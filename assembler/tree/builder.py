@@ -54,8 +54,8 @@ _REWRITES: Final = {
     "var/run": "run",
     "var/lock": "run/lock",
 }
-_REWRITTEN: Final = re.compile(f"({'|'.join(map(re.escape, _REWRITES))})(?=/|$)")
-_BAD_PATH: Final = re.compile(r"(?:^|/)(?:\.{0,2}(?:/|$)|\.wh\.)|\0")
+_REWRITTEN: Final = re.compile(rf"({'|'.join(map(re.escape, _REWRITES))})(?=/|\Z)")
+_BAD_PATH: Final = re.compile(r"(?:^|/)(?:\.{0,2}(?:/|\Z)|\.wh\.)|\0")
 _KINDS: Final = frozenset(("file", "directory", "symlink", "hardlink", "whiteout", "opaque"))
 _COMPARE: Final = 1 << 20
 

@@ -21,6 +21,7 @@ from assembler.build.container import Buildah
 from assembler.build.node import probe_storage
 from assembler.build.runs import RunDirectory, mounts_below
 from assembler.events import Event
+from assembler.oci.digest import Digest
 from assembler.oci.image import append
 from assembler.oci.layout import Store
 from assembler.process import run, which
@@ -34,13 +35,17 @@ _APPLETS = (
 
 @dataclass(frozen=True)
 class Room:
-    """A cache directory with buildah's storage in it, one run, and the tiny base as `TINY`."""
+    """A cache directory with buildah's storage in it, one run, and the tiny base as `TINY`.
+
+    `manifest` is the image manifest of the base, in the store.
+    """
 
     cache: Path
     store: Store
     run: RunDirectory
     buildah: Buildah
     events: list[Event]
+    manifest: Digest
 
     def another_run(self) -> Buildah:
         """The same storage for another run of this process, which nobody closes."""
@@ -98,8 +103,9 @@ def running_room(cache: Path, program: bytes) -> Iterator[Room]:
     with empty_storage_at_the_end(cache), RunDirectory.create(cache) as directory:
         buildah = Buildah(probe_storage(cache), directory, events.append)
         image = append(image_of(store), [layer_of(store, tiny_tar(program), compression="zstd")])
-        buildah.import_image(store, saved(store, image).digest, TINY)
-        yield Room(cache, store, directory, buildah, events)
+        manifest = saved(store, image).digest
+        buildah.import_image(store, manifest, TINY)
+        yield Room(cache, store, directory, buildah, events, manifest)
 
 
 @contextlib.contextmanager

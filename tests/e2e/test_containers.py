@@ -1,0 +1,247 @@
+"""The whole job with real containers: packages, a compiled program, a push, and podman running what was pushed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from support.cli import Program
+from support.registry import RunningRegistry, need
+
+pytestmark = [pytest.mark.tools, pytest.mark.slow]
+
+MANIFEST = """\
+manifest: 1
+name: hello
+devel: base.yaml
+runtime: base.yaml
+sources: {hello: {path: ./hello}}
+compile:
+  hello:
+    toolchain: cmake
+    source: hello
+    packages: {apt: [cmake, ninja-build, gcc, libc6-dev, ccache]}
+    artifacts: {programs: bin/hello, libraries: "bin/*.so*"}
+layers:
+  - packages: {apt: [libgomp1]}
+  - copy: {artifact: hello.libraries, to: /app/}
+  - copy: {artifact: hello.programs, to: /app/}
+  - run: {command: [sh, -ec, "/app/hello > /etc/greeting; rm /etc/issue"]}
+image:
+  entrypoint: [/app/hello]
+compression: gzip
+"""
+BASE = "manifest: 1\nname: base\nruntime: {bootstrap: {suite: bookworm, packages: [ca-certificates]}}\n"
+CMAKE = """\
+cmake_minimum_required(VERSION 3.20)
+project(hello C)
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+set(CMAKE_LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+add_library(greeting SHARED greeting.c)
+set_target_properties(greeting PROPERTIES VERSION 1.0 SOVERSION 1)
+add_executable(hello hello.c)
+target_link_libraries(hello greeting)
+"""
+FILES = {
+    "CMakeLists.txt": CMAKE,
+    "greeting.c": 'const char *greeting(void) { return "hello from a container"; }\n',
+    "hello.c": "#include <stdio.h>\nconst char *greeting(void);\nint main(void) { puts(greeting()); return 0; }\n",
+}
+
+
+def write_project(directory: Path) -> Path:
+    (directory / "hello").mkdir(parents=True)
+    for name, text in FILES.items():
+        (directory / "hello" / name).write_text(text)
+    (directory / "base.yaml").write_text(BASE)
+    (directory / "hello.yaml").write_text(MANIFEST)
+    return directory / "hello.yaml"
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the project and a cache that the tests of this file share."""
+    if os.geteuid() != 0:
+        pytest.skip("containers without root have tests of their own")
+    need("buildah")
+    room = tmp_path_factory.mktemp("containers")
+    write_project(room / "project")
+    return room
+
+
+@pytest.fixture(scope="module")
+def program(room: Path) -> Program:
+    return Program(room / "cache")
+
+
+@pytest.fixture(scope="module")
+def pushed(room: Path, program: Program, registry: RunningRegistry) -> str:
+    """The image, assembled and pushed: `REPOSITORY@DIGEST`."""
+    return program.ok(room / "project/hello.yaml", "--push", f"{registry.host}/e2e/hello:1")
+
+
+def containers_left(cache: Path) -> list[str]:
+    """Working containers in the cache's storage, and mounts below the cache."""
+    found = []
+    for path in cache.rglob("containers.json"):
+        found += [name for entry in json.loads(path.read_text() or "[]") or [] for name in entry.get("names", [])]
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return found + [place for place in mounts if place.startswith(str(cache)) and place.endswith("/merged")]
+
+
+def test_podman_runs_what_was_pushed(room: Path, pushed: str) -> None:
+    limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]
+    with tempfile.TemporaryDirectory(prefix="pr-") as short:  # podman refuses a run root of over 50 characters
+        done = subprocess.run(
+            [need("podman"), "--root", str(room / "podman"), "--runroot", short, "--storage-driver", "vfs",
+             "--cgroup-manager", "cgroupfs", "--runtime", need("runc"), "run", "--rm",
+             "--network", "host", *limits, "--tls-verify=false", pushed],
+            capture_output=True,
+            text=True,
+            check=False,
+        )  # fmt: skip
+    assert done.stdout == "hello from a container\n", done.stderr
+
+
+def test_nothing_is_left_but_the_cache(program: Program, pushed: str) -> None:
+    assert containers_left(program.cache) == []
+    assert not list((program.cache / "runs").iterdir())
+
+
+def test_the_second_time_nothing_runs(room: Path, program: Program, pushed: str) -> None:
+    ended = program(room / "project/hello.yaml", "--progress", "json")
+    outcomes = {
+        event["outcome"]
+        for event in map(json.loads, ended.stderr.splitlines())
+        if event["event"] == "step_finished"
+    }
+    assert outcomes <= {"cached", "ok", "present"}
+    plan = program("plan", room / "project/hello.yaml")
+    assert plan.code == 0, plan.stdout
+
+
+def test_what_a_command_changed_is_its_layer(room: Path, program: Program, pushed: str) -> None:
+    """The file written and the file removed, and no trace of the container engine or of the clock."""
+    value = json.loads(program.ok("inspect", "hello", "--files", "--json"))
+    files = {file["path"] for file in value["layers"][-1]["files"]}
+    assert files == {"etc/greeting", "etc/.wh.issue"}
+    packages = {file["path"] for file in value["layers"][1]["files"]}
+    assert any(path.endswith("libgomp.so.1") for path in packages)
+    assert not any(
+        path.startswith(("var/lib/apt/lists/", "var/cache/apt/", "var/log/", "tmp/")) for path in packages
+    )
+
+
+def test_umoci_sees_the_same_root(room: Path, program: Program, pushed: str) -> None:
+    program.ok(room / "project/hello.yaml", "--output", f"oci:{room / 'layout'}")
+    subprocess.run(
+        [need("umoci"), "unpack", "--image", f"{room / 'layout'}:hello", str(room / "bundle")],
+        check=True,
+        capture_output=True,
+    )
+    root = room / "bundle/rootfs"
+    assert (root / "etc/greeting").read_text() == "hello from a container\n"
+    assert not (root / "etc/issue").exists()
+    assert (root / "lib").is_symlink(), "the base's usr-merge link is still one"
+    assert (root / "app/libgreeting.so.1").is_symlink()
+
+
+def test_another_cache_gives_the_same_digest(room: Path, program: Program, pushed: str, tmp_path: Path) -> None:
+    """Compiled again in another directory, with another umask, locale and time zone: the same image."""
+    other = write_project(tmp_path / "elsewhere")
+    for lock in (room / "project").glob("*.lock.yaml"):
+        shutil.copy(lock, other.parent)
+    again = Program(tmp_path / "cache")
+    shutil.copytree(program.cache / "store/blobs", again.cache / "store/blobs")  # the .debs, to spare the mirror
+    digest = again.ok(other, "--locked", umask=0o077, env={"TZ": "Asia/Tokyo", "LC_ALL": "C"})
+    assert digest.rpartition("@")[2] == pushed.rpartition("@")[2]
+
+
+def test_a_kill_at_any_moment_costs_only_the_step(
+    room: Path, program: Program, pushed: str, tmp_path: Path
+) -> None:
+    """kill -9 at random points: the next run succeeds with the same digest, and leaves no container."""
+    cache = tmp_path / "cache"
+    shutil.copytree(program.cache / "store/blobs", cache / "store/blobs")
+    victim = Program(cache)
+    manifest = room / "project/hello.yaml"
+    chance = random.Random(os.environ.get("PYTEST_XDIST_TESTRUNUID", "kill"))  # noqa: S311
+    for _ in range(4):
+        child = subprocess.Popen(
+            [sys.executable, "-m", "assembler", str(manifest)],
+            env=victim.environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(chance.uniform(0.5, 12))
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    digest = victim.ok(manifest)
+    assert digest.rpartition("@")[2] == pushed.rpartition("@")[2]
+    assert containers_left(cache) == []
+
+
+def test_an_interrupt_leaves_nothing_behind(room: Path, program: Program, pushed: str, tmp_path: Path) -> None:
+    project = write_project(tmp_path / "slow")
+    for lock in (room / "project").glob("*.lock.yaml"):
+        shutil.copy(lock, project.parent)
+    text = project.read_text().replace("/app/hello > /etc/greeting", "sleep 600")
+    project.write_text(text)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "assembler", str(project), "--progress", "plain"],
+        env=program.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stderr is not None
+    for line in child.stderr:
+        if line.startswith("run ") and "started" in line:
+            break
+    time.sleep(1)
+    child.send_signal(signal.SIGINT)
+    rest = child.stderr.read()
+    assert child.wait(30) == 130, rest
+    assert containers_left(program.cache) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("bin/hello,", "bin/helo,", "`bin/helo` matches nothing"),
+        ("cmake, ninja-build,", "ninja-build,", "cmake"),
+        ("libgomp1", "libgomp99", "libgomp99"),
+        ("[sh, -ec,", "[nosuchshell, -ec,", "nosuchshell"),
+    ],
+)
+def test_what_is_wrong_is_named(
+    room: Path, program: Program, pushed: str, tmp_path: Path, old: str, new: str, expected: str
+) -> None:
+    project = write_project(tmp_path / "wrong")
+    project.write_text(MANIFEST.replace(old, new))
+    ended = program(project)
+    assert ended.code in (1, 2)
+    assert expected in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert containers_left(program.cache) == []
+
+
+def test_a_failed_compile_shows_its_last_lines(room: Path, program: Program, pushed: str, tmp_path: Path) -> None:
+    project = write_project(tmp_path / "broken")
+    for lock in (room / "project").glob("*.lock.yaml"):
+        shutil.copy(lock, project.parent)
+    (project.parent / "hello/hello.c").write_text("int main(void) { return nonsense; }\n")
+    ended = program(project)
+    assert ended.code == 1
+    assert "nonsense" in ended.stderr
+    for word in ("log:", "run it again:"):
+        assert word in ended.stderr
