@@ -40,7 +40,7 @@ image:
   entrypoint: [/app/hello]
 compression: gzip
 """
-BASE = "manifest: 1\nname: base\nruntime: {bootstrap: {suite: bookworm, packages: [ca-certificates]}}\n"
+BASE = "manifest: 1\nname: base\nruntime: {bootstrap: {suite: bookworm, packages: [ca-certificates]}}\ncompression: gzip\n"
 CMAKE = """\
 cmake_minimum_required(VERSION 3.20)
 project(hello C)
@@ -204,12 +204,13 @@ def test_an_interrupt_leaves_nothing_behind(room: Path, program: Program, pushed
         text=True,
     )
     assert child.stderr is not None
-    for line in child.stderr:
-        if line.startswith("run ") and "started" in line:
-            break
-    time.sleep(1)
-    child.send_signal(signal.SIGINT)
-    rest = child.stderr.read()
+    with child.stderr as lines:
+        for line in lines:
+            if line.startswith("run ") and "started" in line:
+                break
+        time.sleep(1)
+        child.send_signal(signal.SIGINT)
+        rest = lines.read()
     assert child.wait(30) == 130, rest
     assert containers_left(program.cache) == []
 
