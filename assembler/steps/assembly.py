@@ -13,6 +13,7 @@ from assembler.manifest.models import Base
 from assembler.oci.digest import Digest
 from assembler.oci.image import BlobLayer, Image, append
 from assembler.oci.platform import Platform
+from assembler.pack.compress import Compression
 from assembler.pack.tarball import compressor_id
 from assembler.plan.graph import (
     BaseFact,
@@ -57,7 +58,7 @@ class Assembly:
     # what is known
 
     @property
-    def compression(self) -> packing.CompressionName:
+    def compression(self) -> Compression:
         """The compression of the layers of this image."""
         return "gzip" if self.loaded.manifest.compression == "gzip" else "zstd"
 
@@ -89,7 +90,9 @@ class Assembly:
             path, _, name = base.oci.partition(":")
             return bases.layout_base(session, role, directory / path, name or None, self.platform)
         if base.bootstrap:
-            return bases.bootstrap_base(session, self.locking, role, base.bootstrap, self.platform)
+            return bases.bootstrap_base(
+                session, self.locking, role, base.bootstrap, self.platform, self.compression
+            )
         if base.manifest:
             return self._nested(role, base, directory)
         return bases.scratch_base(self.platform)

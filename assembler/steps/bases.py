@@ -18,6 +18,7 @@ from assembler.oci.digest import Digest
 from assembler.oci.image import BaseLayer, BlobLayer, Image, ImageConfig, ImageManifest, append
 from assembler.oci.platform import Platform
 from assembler.oci.reference import Reference
+from assembler.pack.compress import Compression
 from assembler.pack.tarball import compressor_id, pack
 from assembler.plan.graph import BaseFact, StepState
 from assembler.plan.key import key_of
@@ -118,9 +119,17 @@ def _adopt(session: Session, path: Path, digest: Digest, size: int) -> None:
 
 
 def bootstrap_base(
-    session: Session, locking: Locking, role: str, bootstrap: Bootstrap, platform: Platform
+    session: Session,
+    locking: Locking,
+    role: str,
+    bootstrap: Bootstrap,
+    platform: Platform,
+    compression: Compression = "zstd",
 ) -> BaseHandle:
-    """A root file system made from distribution packages; no registry is needed."""
+    """A root file system made from distribution packages; no registry is needed.
+
+    Its one layer is compressed like the layers that come on it, so that whoever reads those can read all.
+    """
     from assembler.build import bootstrap as bootstrapping
     from assembler.build.debs import Package
 
@@ -136,10 +145,10 @@ def bootstrap_base(
     answer = locking.answer("packages", role, request, resolve)
     packages = tuple(Package.from_json(value) for value in answer["packages"])
     identity = key_of("bootstrap-identity", {"packages": sorted(package.sha256 for package in packages)})
-    key = key_of("bootstrap", {"packages": identity, "request": request, "compressor": compressor_id("zstd")})
+    key = key_of("bootstrap", {"packages": identity, "request": request, "compressor": compressor_id(compression)})
 
     def image() -> Image:
-        return _bootstrap_image(session, bootstrap, packages, name, key, platform)
+        return _bootstrap_image(session, bootstrap, packages, name, key, platform, compression)
 
     state: StepState = "cached" if layer_from_record(session.store, key) else "todo"
     fact = BaseFact(
@@ -159,6 +168,7 @@ def _bootstrap_image(
     name: str,
     key: str,
     platform: Platform,
+    compression: Compression,
 ) -> Image:
     from assembler.build import bootstrap as bootstrapping
     from assembler.build.debs import fetch
@@ -178,7 +188,7 @@ def _bootstrap_image(
                 log=session.run.log(f"bootstrap-{bootstrap.suite}", key),
                 on_line=lambda line: session.emit(StepOutput(step=identifier, line=line)),
             ) as entries:
-                packed = pack(entries, session.store, created_by=created_by)
+                packed = pack(entries, session.store, compression=compression, created_by=created_by)
             layer = packed.layer
             session.store.put_record(key, layer_record(packed))
             report.detail = f"{len(packages)} packages"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from assembler.errors import ManifestError, StepError
 from assembler.events import StepProgress
@@ -18,8 +18,6 @@ from assembler.units import size_text
 
 if TYPE_CHECKING:
     from assembler.steps.assembly import Assembly
-
-CompressionName = Literal["zstd", "gzip"]
 
 
 def make_layer(assembly: Assembly, plan: Plan, index: int) -> BlobLayer:

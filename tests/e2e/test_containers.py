@@ -40,7 +40,12 @@ image:
   entrypoint: [/app/hello]
 compression: gzip
 """
-BASE = "manifest: 1\nname: base\nruntime: {bootstrap: {suite: bookworm, packages: [ca-certificates]}}\ncompression: gzip\n"
+BASE = """\
+manifest: 1
+name: base
+runtime: {bootstrap: {suite: bookworm, packages: [ca-certificates]}}
+compression: gzip
+"""
 CMAKE = """\
 cmake_minimum_required(VERSION 3.20)
 project(hello C)
