@@ -167,8 +167,21 @@ def test_another_cache_gives_the_same_digest(room: Path, program: Program, pushe
         shutil.copy(lock, other.parent)
     again = Program(tmp_path / "cache")
     shutil.copytree(program.cache / "store/blobs", again.cache / "store/blobs")  # the .debs, to spare the mirror
-    digest = again.ok(other, "--locked", umask=0o077, env={"TZ": "Asia/Tokyo", "LC_ALL": "C"})
+    digest = again.ok(other, "--locked", "--offline", umask=0o077, env={"TZ": "Asia/Tokyo", "LC_ALL": "C"})
     assert digest.rpartition("@")[2] == pushed.rpartition("@")[2]
+
+
+def test_bases_in_a_registry_give_the_same_layers(
+    room: Path, program: Program, pushed: str, registry: RunningRegistry, tmp_path: Path
+) -> None:
+    """Compiled and run in bases that come by reference: what we add is what it is on a base of our own."""
+    base = program.ok(room / "project/base.yaml", "--push", f"{registry.host}/e2e/base:1")
+    other = write_project(tmp_path / "referred")
+    bases = ["--base", f"devel={registry.host}/e2e/base:1", "--base", f"runtime={registry.host}/e2e/base:1"]
+    image = program.ok(other, *bases, "--push", f"{registry.host}/e2e/referred:1")
+    own, referred = (json.loads(program.ok("inspect", name, "--json")) for name in (pushed, image))
+    assert [layer["digest"] for layer in referred["layers"]] == [layer["digest"] for layer in own["layers"]]
+    assert base.partition("@")[2] in json.dumps(referred)
 
 
 def test_a_kill_at_any_moment_costs_only_the_step(
