@@ -9,7 +9,7 @@ from assembler.cli_text import duration_text, fit, pad, printable, redact, size_
 
 _WINDOW_SECONDS = 8.0
 _SAMPLE_SECONDS = 0.25
-_VERB, _NAME, _KEY, _OUTCOME, _SECONDS = 8, 28, 6, 7, 7
+_VERB, _NAME, _KEY, _OUTCOME, _SECONDS = 9, 28, 6, 7, 7
 
 
 def columns(
@@ -25,9 +25,10 @@ def columns(
     """One line in the columns of the display. A long name pushes the rest to the right, it is never cut.
 
     >>> columns("compile", "ucx", key="8c1f02", outcome="cached")
-    'compile   ucx                           8c1f02  cached'
+    'compile    ucx                           8c1f02  cached'
     """
-    cells = f"{pad(verb, _VERB)}  {pad(name, _NAME)}  {pad(key, _KEY)}  "
+    # Layers are called after their kind, which is the verb here: `packages libgomp1`, `run make`.
+    cells = f"{pad(verb, _VERB)}  {pad(name.removeprefix(f'{verb} '), _NAME)}  {pad(key, _KEY)}  "
     after = f"  {pad(seconds, _SECONDS, right=True)}  {detail}".rstrip()
     if not after:
         return cells + paint(outcome) if outcome else cells.rstrip()

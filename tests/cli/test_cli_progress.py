@@ -156,7 +156,7 @@ def test_plain_writes_a_line_a_step() -> None:
         emit(Note(text="clone of https://me:pw@example.org"))
         emit(Note(text="old lock", level="warning"))
     assert stream.getvalue().splitlines() == [
-        "compile   flash-attn                    2b77c1  built     41m02s  9 MiB",
+        "compile    flash-attn                    2b77c1  built     41m02s  9 MiB",
         "clone of https://***@example.org",
         "warning: old lock",
     ]
@@ -252,7 +252,7 @@ def test_threads_do_not_mix_lines(mode: Mode) -> None:
             thread.join()
     for number in range(4):
         for i in range(50):
-            marker = f'"step": "{number}-{i}", "verb": "pack"' if mode == "json" else f"\npack      {number}-{i} "
+            marker = f'"step": "{number}-{i}", "verb": "pack"' if mode == "json" else f"\npack       {number}-{i} "
             assert ("\n" + stream.getvalue().replace("\r", "\n").replace("\x1b[K", "")).count(marker) == 1
 
 
@@ -317,7 +317,7 @@ def test_live_shows_what_runs_and_leaves_only_what_finished(terminal: Terminal) 
     assert "\x1b[32mbuilt\x1b[0m" in terminal.text()
     assert terminal.screen() == [
         "flash-attn | [1/9] cc",
-        "compile   flash-attn                    2b77c1  built     41m02s  9 MiB",
+        "compile    flash-attn                    2b77c1  built     41m02s  9 MiB",
     ]
 
 
