@@ -196,7 +196,7 @@ def _document(store: Store, digest: Digest) -> bytes:
 
 
 def _check_writable(store: Store) -> None:
-    if not os.access(store.root, os.W_OK | os.X_OK):
+    if not os.access(store.root, os.W_OK | os.X_OK, effective_ids=True):
         raise NodeError("the store is not ours to write", place=str(store.root), hint="ask its owner to run `gc`")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.debian import DebianBase, debian_base, shared_directory
+from support.needs import need
 
 from assembler.build import apt
 from assembler.build.debs import Package, fetch
@@ -16,7 +17,6 @@ from assembler.errors import AssembleError, LockError, StepError, VerifyError
 from assembler.events import ignore
 from assembler.oci.layout import Store
 from assembler.pack.tarball import pack
-from assembler.process import which
 from assembler.tree.entry import Entry
 
 pytestmark = pytest.mark.tools
@@ -24,8 +24,7 @@ pytestmark = pytest.mark.tools
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DebianBase]:
-    if which("mmdebstrap") is None or which("buildah") is None:
-        pytest.skip("mmdebstrap or buildah is not installed")
+    need("mmdebstrap", "buildah")
     with debian_base(shared_directory(tmp_path_factory.getbasetemp())) as made:
         yield made
 

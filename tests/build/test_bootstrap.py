@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.debian import WISH, DebianBase, debian_base, shared_directory
+from support.needs import need
 
 from assembler.build import bootstrap
 from assembler.build.debs import Package, fetch
@@ -17,14 +18,12 @@ from assembler.errors import LockError, ManifestError, NodeError, UntrustedInput
 from assembler.events import ignore
 from assembler.manifest.models import Bootstrap
 from assembler.oci.platform import Platform
-from assembler.process import which
 from assembler.tree.entry import Slice
 
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DebianBase]:
-    if which("mmdebstrap") is None or which("buildah") is None:
-        pytest.skip("mmdebstrap or buildah is not installed")
+    need("mmdebstrap", "buildah")
     with debian_base(shared_directory(tmp_path_factory.getbasetemp())) as made:
         yield made
 

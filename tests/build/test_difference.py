@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 from support.debian import DebianBase, debian_base, shared_directory
+from support.needs import lacking, need
 
 from assembler.build.difference import difference
 from assembler.build.normalise import RULES, is_dropped, normalise
 from assembler.errors import UntrustedInputError
 from assembler.oci.layout import Store
 from assembler.pack.tarball import pack
-from assembler.process import run, which
+from assembler.process import run
 from assembler.tree.entry import Entry
 
 CAPABILITY = bytes.fromhex("0100000200200000000000000000000000000000")
@@ -139,7 +140,7 @@ def test_user_attributes_count(roots: tuple[Path, Path]) -> None:
         os.setxattr(roots[1] / "etc/same", "user.note", b"n")
         os.setxattr(roots[1] / "etc/text", "user.overlay.origin", b"o")
     except OSError:
-        pytest.skip("the file system of the temporary directory has no extended attributes")
+        lacking("the file system of the temporary directory has no extended attributes")
     (entry,) = difference(*roots)
     assert (entry.path, entry.xattrs) == ("etc/same", {"user.note": b"n"})
 
@@ -152,7 +153,7 @@ def overlay(lower: Path, work: Path) -> Iterator[tuple[Path, Path]]:
     option = f"lowerdir={lower},upperdir={work / 'diff'},workdir={work / 'work'}"
     mounted = run(["mount", "-t", "overlay", "overlay", "-o", option, str(work / "merged")], check=False)
     if mounted.returncode:
-        pytest.skip("this user cannot mount an overlay")
+        lacking("this user cannot mount an overlay")
     try:
         yield work / "merged", work / "diff"
     finally:
@@ -247,8 +248,7 @@ def test_a_link_to_what_is_taken_out_becomes_the_file() -> None:
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DebianBase]:
-    if which("mmdebstrap") is None or which("buildah") is None:
-        pytest.skip("mmdebstrap or buildah is not installed")
+    need("mmdebstrap", "buildah")
     with debian_base(shared_directory(tmp_path_factory.getbasetemp())) as made:
         yield made
 

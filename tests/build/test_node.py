@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 from support.containers import empty_storage_at_the_end
+from support.needs import need, need_root
 
 from assembler.build import node
 from assembler.build.node import cpu_limit, file_system, jobs, memory_bytes, probe_storage, user_namespace
 from assembler.errors import NodeError
-from assembler.process import run, which
+from assembler.process import run
 
 GIB = 1 << 30
 
@@ -81,8 +82,8 @@ def test_file_systems_by_mount() -> None:
 
 @pytest.mark.tools
 def test_the_storage_that_is_found_works(tmp_path: Path) -> None:
-    if which("buildah") is None or os.geteuid():
-        pytest.skip("needs buildah and root")
+    need("buildah")
+    need_root()
     with empty_storage_at_the_end(tmp_path):
         storage = probe_storage(tmp_path)
         assert storage == probe_storage(tmp_path)

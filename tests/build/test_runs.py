@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.needs import lacking, need_root
 
 from assembler.build.runs import (
     RunDirectory,
@@ -150,8 +151,7 @@ def test_a_dead_run_is_locked_while_it_is_looked_at(
 
 
 def test_processes_by_their_root(tmp_path: Path) -> None:
-    if os.geteuid():
-        pytest.skip("only root may change the root of a process")
+    need_root()
     program = "import os, sys, time; os.chroot(sys.argv[1]); print(flush=True); time.sleep(1000)"
     with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -169,7 +169,7 @@ def test_mounts_of_a_dead_run_are_undone(tmp_path: Path, other: tuple[subprocess
     (outside / "precious").write_text("yes")
     (target,) = (tmp_path / "runs" / identifier / "scratch").iterdir()
     if run(["mount", "--bind", str(outside), str(target)], check=False).returncode:
-        pytest.skip("this user cannot mount")
+        lacking("this user cannot mount")
     process.kill()
     process.wait()
     sweep(tmp_path, lambda _: None)

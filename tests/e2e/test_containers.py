@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 from support.cli import Program
-from support.registry import RunningRegistry, need
+from support.needs import need, need_root
+from support.registry import RunningRegistry
 
 pytestmark = [pytest.mark.tools, pytest.mark.slow]
 
@@ -75,8 +76,7 @@ def write_project(directory: Path) -> Path:
 @pytest.fixture(scope="module")
 def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the project and a cache that the tests of this file share."""
-    if os.geteuid() != 0:
-        pytest.skip("containers without root have tests of their own")
+    need_root()
     need("buildah")
     room = tmp_path_factory.mktemp("containers")
     write_project(room / "project")

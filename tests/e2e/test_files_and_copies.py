@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from support.cli import Program
-from support.registry import RunningRegistry, need
+from support.needs import need
+from support.registry import RunningRegistry
 
 MANIFEST = """\
 manifest: 1

@@ -20,7 +20,7 @@ import pytest
 import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.registry import need
+from support.needs import need
 
 from assembler.errors import AssembleError, NodeError, StepError, UntrustedInputError
 from assembler.oci import media_types

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
 from support.images import image_of, layer_of, saved
+from support.needs import lacking, need
 
 from assembler.build.container import Buildah
 from assembler.build.node import probe_storage
@@ -63,16 +63,16 @@ def busybox(directory: Path) -> bytes:
     """The static busybox, kept in a directory that may be shared; skips the test where it cannot be had."""
     with (directory / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        found = directory / "root" / "bin" / "busybox"
-        if not found.exists():
+        places = [directory / "root" / place / "busybox" for place in ("bin", "usr/bin")]  # Debian 12, and newer
+        if not any(place.exists() for place in places):
             if (
                 which("apt-get") is None
                 or run(["apt-get", "-q", "download", "busybox-static"], cwd=directory, check=False).returncode
             ):
-                pytest.skip("the package `busybox-static` cannot be downloaded")
+                lacking("the package `busybox-static` cannot be downloaded")
             (package,) = directory.glob("busybox-static_*.deb")
             run(["dpkg-deb", "--extract", str(package), str(directory / "root")])
-        return found.read_bytes()
+        return next(place for place in places if place.exists()).read_bytes()
 
 
 def tiny_tar(program: bytes) -> bytes:
@@ -96,8 +96,7 @@ def tiny_tar(program: bytes) -> bytes:
 @contextlib.contextmanager
 def running_room(cache: Path, program: bytes) -> Iterator[Room]:
     """A room in this cache directory; its storage is emptied at the end."""
-    if which("buildah") is None:
-        pytest.skip("buildah is not installed")
+    need("buildah")
     store = Store(cache / "store").create()
     events: list[Event] = []
     with empty_storage_at_the_end(cache), RunDirectory.create(cache) as directory:

@@ -12,11 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
+from support.needs import need
 
 from assembler.oci.digest import Digest
 from assembler.oci.reference import Reference
-from assembler.process import which
 
 # "robot" with the password "secret", as `htpasswd -nbB` writes it
 HTPASSWD = "robot:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n"
@@ -31,17 +30,6 @@ class Asked:
     path: str
     status: int
     sent_bytes: int
-
-
-def need(program: str) -> str:
-    """The path of a tool; without it the test is skipped, but in CI a missing tool is a failure."""
-    path = which(program)
-    if path is None:
-        message = f"`{program}` is not installed"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
-    return path
 
 
 def free_port() -> int:
