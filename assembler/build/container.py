@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import resource
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -139,7 +140,7 @@ class Buildah:
         name = self.run_directory.container_name(label)
         temporary = self.run_directory.scratch(label)
         try:
-            options = ("--pull-never", "--security-opt", "label=disable", "--name", name)
+            options = ("--pull-never", "--security-opt", "label=disable", *_limits(), "--name", name)
             self.call("from", *options, image)
             root = Path(self.call("mount", name).stdout.strip())
             yield Container(buildah=self, name=name, image=image, root=root, temporary=temporary)
@@ -261,6 +262,16 @@ class Container:
         """Which of these programs are on the container's PATH."""
         script = 'for name; do command -v "$name" >/dev/null && echo "$name"; done; true'
         return frozenset(self.run(["sh", "-c", script, "sh", *names]).stdout.split())
+
+
+def _limits() -> Iterator[str]:
+    """Options that give a container our own limits.
+
+    Otherwise buildah sets those of containers.conf, which are above ours where root may not raise any.
+    """
+    for name, number in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC)):
+        soft, hard = resource.getrlimit(number)
+        yield f"--ulimit={name}={soft}:{hard}"
 
 
 def _judged(
