@@ -45,6 +45,8 @@ ENVIRONMENT: Final[Mapping[str, str]] = {
 }
 """What every command finds, beside the image's own environment (whose PATH stays) and what its step says."""
 
+_LIMITS: Final = (("nofile", resource.RLIMIT_NOFILE, 1 << 20), ("nproc", resource.RLIMIT_NPROC, 1 << 15))
+"""How many files and processes at most, by name. 32,768 processes are what older buildahs set themselves."""
 _KEPT: Final = "kept-"
 
 
@@ -265,13 +267,11 @@ class Container:
 
 
 def _limits() -> Iterator[str]:
-    """Options that give a container our own limits.
-
-    Otherwise buildah sets those of containers.conf, which are above ours where root may not raise any.
-    """
-    for name, number in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC)):
-        soft, hard = resource.getrlimit(number)
-        yield f"--ulimit={name}={soft}:{hard}"
+    """Options for limits within our own. Otherwise newer buildahs ask for more, which not every root may have."""
+    for name, number, most in _LIMITS:
+        hard = resource.getrlimit(number)[1]
+        limit = most if hard == resource.RLIM_INFINITY else min(hard, most)
+        yield f"--ulimit={name}={limit}:{limit}"
 
 
 def _judged(

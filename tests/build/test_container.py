@@ -132,7 +132,7 @@ def test_without_network_the_host_cannot_be_reached(container: Container) -> Non
         def accept() -> None:
             server.accept()[0].close()
 
-        answer = threading.Thread(target=accept)
+        answer = threading.Thread(target=accept, daemon=True)
         answer.start()
         script = f"nc -w 2 127.0.0.1 {server.getsockname()[1]} < /dev/null && echo connected"
         assert "connected" in shell(container, script, network="host", check=False).stdout
@@ -264,7 +264,7 @@ def test_an_interrupt_ends_the_command_and_removes_the_container(room: Room) -> 
         wait_for_sleeper(number)
         os.kill(os.getpid(), signal.SIGINT)
 
-    thread = threading.Thread(target=interrupt)
+    thread = threading.Thread(target=interrupt, daemon=True)
     thread.start()
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt), room.buildah.container(TINY, "interrupted") as container:
