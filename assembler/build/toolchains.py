@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final, Protocol
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol
 
 from assembler.errors import StepError
 
@@ -21,6 +21,9 @@ STATISTICS_FILE: Final = "ccache.txt"
 
 _INSTALLED: Final = "assemble-installed"
 _LANGUAGES: Final = ("C", "CXX", "CUDA", "HIP", "OBJC", "OBJCXX")
+_MASKED: Final = frozenset(("C", "CXX", "OBJC", "OBJCXX"))
+CCACHE_MASKS: Final = ("/usr/lib/ccache", "/usr/lib64/ccache")
+"""Where Debian and Fedora have programs of the compilers' names that are ccache."""
 _GENERATOR_PROGRAMS: Final = {"Ninja": "ninja", "Ninja Multi-Config": "ninja", "Unix Makefiles": "make"}
 _PACKAGES: Final = {"ninja": "ninja-build", "c++": "g++", "cc": "gcc", "strip": "binutils", "cargo": "cargo"}
 """Debian packages of programs, where the names differ."""
@@ -73,25 +76,25 @@ class Command:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Toolchain:
-    """What a compile step does: commands in order, their environment, and where artifacts are, below `/build`."""
+    """What a compile step does: commands in order, their environment, and where artifacts are, below `/build`.
+
+    `ccache` says how a compiler cache gets before the compilers: asked for by CMake, or found first on PATH.
+    """
 
     commands: tuple[Command, ...]
     environment: Mapping[str, str]
     programs: tuple[str, ...] = ()
     harvest_from: str = ""
-    writes_to: tuple[str, ...] = field(default=(BUILD,))
+    ccache: Literal["launcher", "path"] = "launcher"
 
 
 def cmake(options: CMakeWish, accelerator: AcceleratorWish | None, jobs: int) -> Toolchain:
     """Configure, build, and install where that is asked for."""
     source = posixpath.normpath(posixpath.join(SOURCE, options.source_directory))
-    # A program finds its libraries beside it; an installed one also in the `lib` beside its own directory.
-    origin = "$ORIGIN;$ORIGIN/../lib" if options.install else "$ORIGIN"
     definitions = {
         "CMAKE_BUILD_TYPE": options.build_type,
         "CMAKE_INSTALL_PREFIX": options.prefix,
-        "CMAKE_BUILD_WITH_INSTALL_RPATH": "ON",
-        "CMAKE_INSTALL_RPATH": origin,
+        **_search_paths(installs=options.install),
         **_cmake_architectures(accelerator),
         **options.definitions,
     }
@@ -115,11 +118,25 @@ def cmake(options: CMakeWish, accelerator: AcceleratorWish | None, jobs: int) ->
     )
 
 
+def _search_paths(*, installs: bool) -> dict[str, str]:
+    """Definitions by which programs find their libraries in whatever directory they are put together.
+
+    Installed files get their own search path, beside them and in the `lib` beside their directory, when they are
+    installed; until then theirs leads through the build directory, relatively, so that a program of the build can
+    run. What is taken out of the build directory as it is has its final one from the start, and finds its
+    libraries beside it.
+    """
+    if installs:
+        return {"CMAKE_INSTALL_RPATH": "$ORIGIN;$ORIGIN/../lib", "CMAKE_BUILD_RPATH_USE_ORIGIN": "ON"}
+    return {"CMAKE_INSTALL_RPATH": "$ORIGIN", "CMAKE_BUILD_WITH_INSTALL_RPATH": "ON"}
+
+
 def script(options: ScriptWish, accelerator: AcceleratorWish | None, jobs: int) -> Toolchain:
     """The commands as they stand, in the source directory. What they make has to go to `/build`."""
     return Toolchain(
         commands=tuple(Command(argv=tuple(command), workdir=SOURCE) for command in options.commands),
         environment=_environment(accelerator, jobs),
+        ccache="path",
     )
 
 
@@ -129,8 +146,21 @@ def with_ccache(environment: Mapping[str, str]) -> Mapping[str, str]:
     CMake reads these as defaults of its variables, so definitions of a manifest win, and a project without CUDA is
     not warned about a definition that it does not use.
     """
-    launchers = {f"CMAKE_{language}_COMPILER_LAUNCHER": "ccache" for language in _LANGUAGES}
-    return {**launchers, **environment}
+    return {**_launchers(_LANGUAGES), **environment}
+
+
+def with_ccache_on_path(environment: Mapping[str, str], mask: str, path: str) -> Mapping[str, str]:
+    """The environment in which `gcc` and its like are ccache: `mask` is one of `CCACHE_MASKS`, `path` the PATH.
+
+    A CMake that a script calls finds those too, and would put ccache before itself; so only the compilers that
+    have no such name are asked for by launcher.
+    """
+    others = [language for language in _LANGUAGES if language not in _MASKED]
+    return {**_launchers(others), **environment, "PATH": f"{mask}:{path}"}
+
+
+def _launchers(languages: Sequence[str]) -> dict[str, str]:
+    return {f"CMAKE_{language}_COMPILER_LAUNCHER": "ccache" for language in languages}
 
 
 def missing_program(program: str, step: str) -> StepError:
