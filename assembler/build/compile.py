@@ -20,11 +20,13 @@ from assembler.build.noise import command_text
 from assembler.build.toolchains import (
     BUILD,
     CCACHE,
-    CCACHE_MASKS,
+    COMPILER_LINKS,
+    COMPILERS,
     SOURCE,
     STATISTICS,
     STATISTICS_FILE,
     Toolchain,
+    ccache_hits,
 )
 from assembler.errors import StepError
 from assembler.events import Emit, Note, StepOutput, ignore
@@ -51,8 +53,6 @@ _NVCC_THREADS: Final = "NVCC_THREADS"
 _KILLED: Final = 137
 _CCACHE: Final = "ccache"
 _ONLY_WHILE_BUILDING: Final = (BUILD, SOURCE, "/cache", "/tmp", "/var/tmp")  # noqa: S108  (in the container)
-_HITS: Final = ("direct_cache_hit", "preprocessed_cache_hit")
-_MISS: Final = "cache_miss"
 
 
 def compile_step(
@@ -88,6 +88,7 @@ def compile_step(
         source=source,
         build=run_directory.scratch("build"),
         statistics=run_directory.scratch("statistics"),
+        compilers=run_directory.scratch("compilers"),
         ccache=cache / _CCACHE,
         log=run_directory.log(label, key),
         emit=emit,
@@ -137,6 +138,7 @@ class _Work:
     source: Path
     build: Path
     statistics: Path
+    compilers: Path
     ccache: Path
     log: Path
     emit: Emit
@@ -150,21 +152,26 @@ class _Work:
             Mount(source=self.build, target=BUILD, read_only=False),
             Mount(source=self.ccache, target=CCACHE, read_only=False),
             Mount(source=self.statistics, target=STATISTICS, read_only=False),
+            Mount(source=self.compilers, target=COMPILER_LINKS),
         )
 
     def environment(self, container: Container) -> Mapping[str, str]:
         """What the commands find in their environment; StepError when the container lacks a program."""
         wanted = [name for name in self.toolchain.programs if name]
-        there = container.programs([*wanted, _CCACHE, *(f"{mask}/gcc" for mask in CCACHE_MASKS)])
+        names = [*wanted, _CCACHE, *(COMPILERS if self.toolchain.ccache == "path" else ())]
+        there = container.programs(names)
         for name in wanted:
             if name not in there:
                 raise toolchains.missing_program(name, self.label)
         environment = {**self.toolchain.environment, **self.description.env}
-        mask = next((mask for mask in CCACHE_MASKS if f"{mask}/gcc" in there), None)
-        if _CCACHE in there and self.toolchain.ccache == "path" and mask:
-            path = environment.get("PATH") or container.run(["sh", "-c", 'echo "$PATH"']).stdout.strip()
-            return toolchains.with_ccache_on_path(environment, mask, path)
-        return toolchains.with_ccache(environment) if _CCACHE in there else environment
+        if _CCACHE not in there:
+            return environment
+        if self.toolchain.ccache == "launcher":
+            return toolchains.with_ccache(environment)
+        program, path = container.run(["sh", "-c", 'command -v ccache; echo "$PATH"']).stdout.splitlines()
+        for name in there.intersection(COMPILERS):
+            (self.compilers / name).symlink_to(program)
+        return toolchains.with_ccache_on_path(environment, environment.get("PATH", path))
 
     def script(self, container: Container, environment: Mapping[str, str]) -> rerun.Script:
         """How the commands are run again by hand; it lies beside the log."""
@@ -183,7 +190,7 @@ class _Work:
             ),
             label=self.label,
             build=self.build.resolve(),
-            scratch={"statistics": self.statistics.resolve()},
+            scratch={"statistics": self.statistics.resolve(), "compilers": self.compilers.resolve()},
         )
 
     def compile(self, container: Container, environment: Mapping[str, str]) -> None:
@@ -229,12 +236,11 @@ class _Work:
         )
 
     def _tell_hits(self) -> None:
-        """How often the compiler cache had the answer, from the log that ccache (4.4 and newer) writes."""
+        """How often the compiler cache had the answer."""
         try:
-            lines = (self.statistics / STATISTICS_FILE).read_text(errors="replace").splitlines()
+            hits, misses = ccache_hits((self.statistics / STATISTICS_FILE).read_text(errors="replace"))
         except OSError:
             return
-        hits, misses = sum(line in _HITS for line in lines), lines.count(_MISS)
         if hits + misses:
             share = f"{100 * hits // (hits + misses)} %"
             self.emit(Note(text=f"{self.label}: ccache had {hits} of {hits + misses} objects ({share})"))

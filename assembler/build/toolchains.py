@@ -7,6 +7,7 @@ so that a warm compiler cache hits and equal inputs give equal bytes. No shell r
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
@@ -22,8 +23,19 @@ STATISTICS_FILE: Final = "ccache.txt"
 _INSTALLED: Final = "assemble-installed"
 _LANGUAGES: Final = ("C", "CXX", "CUDA", "HIP", "OBJC", "OBJCXX")
 _MASKED: Final = frozenset(("C", "CXX", "OBJC", "OBJCXX"))
-CCACHE_MASKS: Final = ("/usr/lib/ccache", "/usr/lib64/ccache")
-"""Where Debian and Fedora have programs of the compilers' names that are ccache."""
+_VERSIONS: Final = range(9, 24)
+COMPILERS: Final = (
+    *("cc", "c++", "gcc", "g++", "clang", "clang++"),
+    *(f"{name}-{version}" for name in ("gcc", "g++", "clang", "clang++") for version in _VERSIONS),
+)
+"""Names under which a script may call a compiler that ccache understands."""
+
+COMPILER_LINKS: Final = "/cache/compilers"
+"""Where a script finds them as links to ccache, before the compilers themselves."""
+
+_PROBE: Final = re.compile(r"/CMakeFiles/(CMakeScratch|CMakeTmp)/|/Modules/CMake\w+CompilerABI\.")
+_HITS: Final = frozenset(("direct_cache_hit", "preprocessed_cache_hit"))
+_MISS: Final = "cache_miss"
 _GENERATOR_PROGRAMS: Final = {"Ninja": "ninja", "Ninja Multi-Config": "ninja", "Unix Makefiles": "make"}
 _PACKAGES: Final = {"ninja": "ninja-build", "c++": "g++", "cc": "gcc", "strip": "binutils", "cargo": "cargo"}
 """Debian packages of programs, where the names differ."""
@@ -149,18 +161,34 @@ def with_ccache(environment: Mapping[str, str]) -> Mapping[str, str]:
     return {**_launchers(_LANGUAGES), **environment}
 
 
-def with_ccache_on_path(environment: Mapping[str, str], mask: str, path: str) -> Mapping[str, str]:
-    """The environment in which `gcc` and its like are ccache: `mask` is one of `CCACHE_MASKS`, `path` the PATH.
+def with_ccache_on_path(environment: Mapping[str, str], path: str) -> Mapping[str, str]:
+    """The environment in which a C or C++ compiler by name is ccache; `path` is the PATH of the container.
 
-    A CMake that a script calls finds those too, and would put ccache before itself; so only the compilers that
-    have no such name are asked for by launcher.
+    A CMake that a script calls finds those names too, and would put ccache before itself; so only the compilers
+    that have no such name are asked for by launcher.
     """
     others = [language for language in _LANGUAGES if language not in _MASKED]
-    return {**_launchers(others), **environment, "PATH": f"{mask}:{path}"}
+    return {**_launchers(others), **environment, "PATH": f"{COMPILER_LINKS}:{path}"}
 
 
 def _launchers(languages: Sequence[str]) -> dict[str, str]:
     return {f"CMAKE_{language}_COMPILER_LAUNCHER": "ccache" for language in languages}
+
+
+def ccache_hits(log: str) -> tuple[int, int]:
+    """Hits and misses by the log that ccache (4.4 and newer) writes: a comment with the source, then results.
+
+    What CMake compiles to find out about the compiler is not counted.
+    """
+    hits = misses = 0
+    counts = True
+    for line in log.splitlines():
+        if line.startswith("# "):
+            counts = not _PROBE.search(line)
+        elif counts:
+            hits += line in _HITS
+            misses += line == _MISS
+    return hits, misses
 
 
 def missing_program(program: str, step: str) -> StepError:
