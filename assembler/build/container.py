@@ -21,7 +21,7 @@ from typing import Final, Literal
 from assembler.build import launcher
 from assembler.build.mounting import CERTIFICATE_VARIABLES, CERTIFICATES, Mount, Places, host_certificates
 from assembler.build.node import Storage
-from assembler.build.noise import Listener, command_text, missing_program, quiet, signal_of
+from assembler.build.noise import Listener, command_text, quiet, signal_of, start_failure
 from assembler.build.runs import RunDirectory, end_inhabitants, is_over, run_of_container, sweep
 from assembler.errors import NodeError, StepError
 from assembler.events import Emit, Note, ignore
@@ -161,7 +161,7 @@ class Buildah:
         return tuple(sorted(one["containername"] for one in listed))
 
     def _keep(self, name: str) -> None:
-        kept = _KEPT + name
+        kept = kept_name(name)
         if self.call("rename", name, kept, check=False).returncode == 0:
             shell = " ".join(self.command("run", "--isolation", "chroot", "--terminal", kept, "sh"))
             self._emit(Note(text=f"the container is kept; `{shell}` goes into it"))
@@ -185,6 +185,11 @@ class Buildah:
         for identifier in {run_of_container(name) for name in names} - {None, *swept}:
             if identifier and is_over(cache, identifier):
                 remove(identifier)
+
+
+def kept_name(name: str) -> str:
+    """The name under which a container outlives its run; no sweep touches it."""
+    return _KEPT + name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,8 +286,8 @@ def _judged(
     if completed.returncode and launcher.PREFIX in ending:
         reason = ending.partition(launcher.PREFIX)[2].strip()
         raise NodeError(f"a network namespace cannot be made: {reason}", hint="`network: host` does without one")
-    if completed.returncode and (program := missing_program(ending)):
-        raise StepError(f"the container has no program `{program}`")
+    if completed.returncode and (fact := start_failure(ending)):
+        raise StepError(fact)
     if completed.returncode == 125:
         raise _failure("run", completed)
     number = signal_of(ending) if completed.returncode else 0

@@ -7,9 +7,10 @@ so that a warm compiler cache hits and equal inputs give equal bytes. No shell r
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final, Protocol
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol
 
 from assembler.errors import StepError
 
@@ -21,6 +22,20 @@ STATISTICS_FILE: Final = "ccache.txt"
 
 _INSTALLED: Final = "assemble-installed"
 _LANGUAGES: Final = ("C", "CXX", "CUDA", "HIP", "OBJC", "OBJCXX")
+_MASKED: Final = frozenset(("C", "CXX", "OBJC", "OBJCXX"))
+_VERSIONS: Final = range(9, 24)
+COMPILERS: Final = (
+    *("cc", "c++", "gcc", "g++", "clang", "clang++"),
+    *(f"{name}-{version}" for name in ("gcc", "g++", "clang", "clang++") for version in _VERSIONS),
+)
+"""Names under which a script may call a compiler that ccache understands."""
+
+COMPILER_LINKS: Final = "/cache/compilers"
+"""Where a script finds them as links to ccache, before the compilers themselves."""
+
+_PROBE: Final = re.compile(r"/CMakeFiles/(CMakeScratch|CMakeTmp)/|/Modules/CMake\w+CompilerABI\.")
+_HITS: Final = frozenset(("direct_cache_hit", "preprocessed_cache_hit"))
+_MISS: Final = "cache_miss"
 _GENERATOR_PROGRAMS: Final = {"Ninja": "ninja", "Ninja Multi-Config": "ninja", "Unix Makefiles": "make"}
 _PACKAGES: Final = {"ninja": "ninja-build", "c++": "g++", "cc": "gcc", "strip": "binutils", "cargo": "cargo"}
 """Debian packages of programs, where the names differ."""
@@ -73,25 +88,25 @@ class Command:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Toolchain:
-    """What a compile step does: commands in order, their environment, and where artifacts are, below `/build`."""
+    """What a compile step does: commands in order, their environment, and where artifacts are, below `/build`.
+
+    `ccache` says how a compiler cache gets before the compilers: asked for by CMake, or found first on PATH.
+    """
 
     commands: tuple[Command, ...]
     environment: Mapping[str, str]
     programs: tuple[str, ...] = ()
     harvest_from: str = ""
-    writes_to: tuple[str, ...] = field(default=(BUILD,))
+    ccache: Literal["launcher", "path"] = "launcher"
 
 
 def cmake(options: CMakeWish, accelerator: AcceleratorWish | None, jobs: int) -> Toolchain:
     """Configure, build, and install where that is asked for."""
     source = posixpath.normpath(posixpath.join(SOURCE, options.source_directory))
-    # A program finds its libraries beside it; an installed one also in the `lib` beside its own directory.
-    origin = "$ORIGIN;$ORIGIN/../lib" if options.install else "$ORIGIN"
     definitions = {
         "CMAKE_BUILD_TYPE": options.build_type,
         "CMAKE_INSTALL_PREFIX": options.prefix,
-        "CMAKE_BUILD_WITH_INSTALL_RPATH": "ON",
-        "CMAKE_INSTALL_RPATH": origin,
+        **_search_paths(installs=options.install),
         **_cmake_architectures(accelerator),
         **options.definitions,
     }
@@ -115,11 +130,25 @@ def cmake(options: CMakeWish, accelerator: AcceleratorWish | None, jobs: int) ->
     )
 
 
+def _search_paths(*, installs: bool) -> dict[str, str]:
+    """Definitions by which programs find their libraries in whatever directory they are put together.
+
+    Installed files get their own search path, beside them and in the `lib` beside their directory, when they are
+    installed; until then theirs leads through the build directory, relatively, so that a program of the build can
+    run. What is taken out of the build directory as it is has its final one from the start, and finds its
+    libraries beside it.
+    """
+    if installs:
+        return {"CMAKE_INSTALL_RPATH": "$ORIGIN;$ORIGIN/../lib", "CMAKE_BUILD_RPATH_USE_ORIGIN": "ON"}
+    return {"CMAKE_INSTALL_RPATH": "$ORIGIN", "CMAKE_BUILD_WITH_INSTALL_RPATH": "ON"}
+
+
 def script(options: ScriptWish, accelerator: AcceleratorWish | None, jobs: int) -> Toolchain:
     """The commands as they stand, in the source directory. What they make has to go to `/build`."""
     return Toolchain(
         commands=tuple(Command(argv=tuple(command), workdir=SOURCE) for command in options.commands),
         environment=_environment(accelerator, jobs),
+        ccache="path",
     )
 
 
@@ -129,8 +158,37 @@ def with_ccache(environment: Mapping[str, str]) -> Mapping[str, str]:
     CMake reads these as defaults of its variables, so definitions of a manifest win, and a project without CUDA is
     not warned about a definition that it does not use.
     """
-    launchers = {f"CMAKE_{language}_COMPILER_LAUNCHER": "ccache" for language in _LANGUAGES}
-    return {**launchers, **environment}
+    return {**_launchers(_LANGUAGES), **environment}
+
+
+def with_ccache_on_path(environment: Mapping[str, str], path: str) -> Mapping[str, str]:
+    """The environment in which a C or C++ compiler by name is ccache; `path` is the PATH of the container.
+
+    A CMake that a script calls finds those names too, and would put ccache before itself; so only the compilers
+    that have no such name are asked for by launcher.
+    """
+    others = [language for language in _LANGUAGES if language not in _MASKED]
+    return {**_launchers(others), **environment, "PATH": f"{COMPILER_LINKS}:{path}"}
+
+
+def _launchers(languages: Sequence[str]) -> dict[str, str]:
+    return {f"CMAKE_{language}_COMPILER_LAUNCHER": "ccache" for language in languages}
+
+
+def ccache_hits(log: str) -> tuple[int, int]:
+    """Hits and misses by the log that ccache (4.4 and newer) writes: a comment with the source, then results.
+
+    What CMake compiles to find out about the compiler is not counted.
+    """
+    hits = misses = 0
+    counts = True
+    for line in log.splitlines():
+        if line.startswith("# "):
+            counts = not _PROBE.search(line)
+        elif counts:
+            hits += line in _HITS
+            misses += line == _MISS
+    return hits, misses
 
 
 def missing_program(program: str, step: str) -> StepError:

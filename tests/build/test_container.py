@@ -19,7 +19,6 @@ from support.needs import lacking
 from assembler.build.container import Buildah, Container, Mount, toolchain_image
 from assembler.build.mounting import Places, host_certificates
 from assembler.build.node import probe_storage
-from assembler.build.noise import Listener, plain, quiet
 from assembler.build.runs import RunDirectory, start_time
 from assembler.errors import NodeError, StepError
 from assembler.events import Note
@@ -179,18 +178,6 @@ def test_lines_arrive_while_it_runs_without_buildahs(container: Container, tmp_p
     ended = shell(container, "echo one; echo two >&2; exit 4", on_line=lines.append, check=False)
     assert lines == ["one", "two"]
     assert ended.tail == ("one", "two")
-
-
-def test_noise() -> None:
-    assert plain("subprocess exited with status 1") is None
-    assert plain("wordssubprocess exited on killed") == "words"
-    assert plain('time="2026-01-01T00:00:00Z" level=warning msg="Failed to load cni plugins"') is None
-    assert plain("") == ""
-    assert plain("Error: exit status of the job was 1") == "Error: exit status of the job was 1"
-    assert quiet("a\nError: exit status 2\n") == ("a",)
-    listener = Listener(None)
-    listener("Error: while running runtime: exit status 7")
-    assert listener.tail == ()
 
 
 # nothing stays behind
