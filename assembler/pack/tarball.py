@@ -36,7 +36,7 @@ from assembler.pack.compress import (
 from assembler.tree.builder import arrange
 from assembler.tree.entry import Entry, Slice
 
-__all__ = ["CHUNK", "Compression", "PackedLayer", "compressor_id", "pack"]
+__all__ = ["CHUNK", "Compression", "PackedLayer", "Tap", "compressor_id", "layer_descriptor", "pack"]
 
 _READERS: Final = 3
 _WRITES: Final = 4
@@ -44,6 +44,9 @@ _FLUSH: Final = 8 << 20
 
 _Piece: TypeAlias = bytes | tuple[Entry, int, int]
 """Part of a chunk: bytes as they are, or `amount` bytes of an entry's content from `offset`."""
+
+Tap: TypeAlias = Callable[[memoryview], Future[None]]
+"""Gets the tar chunk by chunk, in order; a chunk stays as it is until the future that it answered with is done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,12 +69,13 @@ def pack(
     created_by: str = "",
     progress: Callable[[int], None] | None = None,
     sink: Writable | None = None,
+    tap: Tap | None = None,
 ) -> PackedLayer:
     """Pack `entries` into a layer of `store`. Equal entries give equal bytes, in whatever order they come.
 
     `epoch` is the time of every entry, in seconds since 1970. `progress` is told the uncompressed bytes that are
-    through so far. `sink` gets the compressed bytes as they are made, from a thread of ours; what it raises ends
-    the packing. Nothing is stored unless all went well.
+    through so far. `sink` gets the compressed bytes as they are made, from a thread of ours, and `tap` the tar
+    before it is compressed; what they raise ends the packing. Nothing is stored unless all went well.
 
     StepError when a file is not as large as its entry says, NodeError when one cannot be read or the store
     cannot be written.
@@ -83,21 +87,26 @@ def pack(
         blob = stack.enter_context(store.writer())
         compressor = open_compressor(compression, level, threads)
         stack.callback(compressor.close)
-        run = stack.enter_context(_Run(compressor, blob, sink, progress, store))
+        run = stack.enter_context(_Run(compressor, blob, sink, progress, store, tap))
         run.pack(_chunks(arranged, epoch))
         digest = Digest("sha256:" + run.packed.hexdigest())
-        _commit(blob, digest, store)
-    descriptor = Descriptor(
-        media_type=media_type(compression),
-        digest=digest,
-        size=run.packed_bytes,
-        annotations={COMPRESSOR: compressor_id(compression, level)},
-    )
+        commit(blob, digest, store)
+    descriptor = layer_descriptor(digest, run.packed_bytes, compression, level)
     diff_id = Digest("sha256:" + run.plain.hexdigest())
     return PackedLayer(
         layer=BlobLayer(descriptor=descriptor, diff_id=diff_id, created_by=created_by),
         uncompressed_bytes=run.plain_bytes,
         files=len(arranged),
+    )
+
+
+def layer_descriptor(digest: Digest, size: int, compression: Compression, level: int | None = None) -> Descriptor:
+    """The descriptor of a layer that was compressed here, with the compressor as annotation."""
+    return Descriptor(
+        media_type=media_type(compression),
+        digest=digest,
+        size=size,
+        annotations={COMPRESSOR: compressor_id(compression, level)},
     )
 
 
@@ -111,6 +120,7 @@ class _Run:
         sink: Writable | None,
         progress: Callable[[int], None] | None,
         store: Store,
+        tap: Tap | None,
     ) -> None:
         self.plain = hashlib.sha256()
         self.packed = hashlib.sha256()
@@ -122,6 +132,7 @@ class _Run:
         self._sink = sink
         self._progress = progress
         self._store = store
+        self._tap = tap
         self._working = compressor.threads + 2
         self._pools: list[ThreadPoolExecutor] = []
         self._readers = self._pool(_READERS, "read")
@@ -145,7 +156,7 @@ class _Run:
         # One byte more than a chunk: a file that grew shows itself by it.
         free = [memoryview(bytearray(CHUNK + 1)) for _ in range(_READERS + self._working)]
         reading: deque[tuple[memoryview, Future[int]]] = deque()
-        working: deque[tuple[memoryview, int, Future[None], Future[bytes]]] = deque()
+        working: deque[tuple[memoryview, int, list[Future[None]], Future[bytes]]] = deque()
         writing: deque[Future[None]] = deque()
         more = True
         while True:
@@ -160,13 +171,15 @@ class _Run:
                 buffer, filled = reading.popleft()
                 size = filled.result()
                 view = buffer[:size]
-                working.append(
-                    (buffer, size, self._hasher.submit(self.plain.update, view), self._compressor.compress(view))
-                )
+                looking = [self._hasher.submit(self.plain.update, view)]
+                if self._tap:
+                    looking.append(self._tap(view))
+                working.append((buffer, size, looking, self._compressor.compress(view)))
             elif working:
-                buffer, size, hashed, compressed = working.popleft()
+                buffer, size, looking, compressed = working.popleft()
                 self._write(compressed.result(), writing)
-                hashed.result()
+                for done in looking:
+                    done.result()
                 free.append(buffer)
                 self.plain_bytes += size
                 if self._progress:
@@ -197,19 +210,21 @@ class _Run:
                 os.posix_fadvise(self._blob.fileno(), self._flushed, amount, os.POSIX_FADV_DONTNEED)
                 self._flushed = self.packed_bytes
         except OSError as error:
-            raise _cannot_write(self._store, error) from error
+            raise cannot_write(self._store, error) from error
         if self._sink:
             self._sink.write(data)
 
 
-def _commit(blob: BlobWriter, digest: Digest, store: Store) -> None:
+def commit(blob: BlobWriter, digest: Digest, store: Store) -> None:
+    """Make a packed layer visible; NodeError when the disk refuses."""
     try:
         blob.commit(digest)
     except OSError as error:
-        raise _cannot_write(store, error) from error
+        raise cannot_write(store, error) from error
 
 
-def _cannot_write(store: Store, error: OSError) -> NodeError:
+def cannot_write(store: Store, error: OSError) -> NodeError:
+    """The error for a store that takes no more bytes."""
     return NodeError(f"the layer cannot be written: {error.strerror or error}", place=str(store.root))
 
 
