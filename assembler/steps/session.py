@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from assembler.build.container import Buildah
     from assembler.build.runs import RunDirectory
     from assembler.registry.client import Client
+    from assembler.steps.locking import Locking
     from assembler.tree.fingerprint import StatCache
 
 
@@ -49,6 +50,7 @@ class Session:
         self.options = options
         self.emit = emit
         self.store = Store(options.cache / "store")
+        self.lockings: dict[tuple[Path, bool], Locking] = {}
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Session:
