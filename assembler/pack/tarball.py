@@ -17,11 +17,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from assembler.errors import NodeError, StepError
 from assembler.oci.descriptor import COMPRESSOR, Descriptor
-from assembler.oci.digest import Digest, Writable
+from assembler.oci.digest import Digest
 from assembler.oci.image import BlobLayer
 from assembler.oci.layout import BlobWriter, Store
 from assembler.pack import ustar
@@ -36,7 +36,16 @@ from assembler.pack.compress import (
 from assembler.tree.builder import arrange
 from assembler.tree.entry import Entry, Slice
 
-__all__ = ["CHUNK", "Compression", "PackedLayer", "Tap", "compressor_id", "layer_descriptor", "pack"]
+__all__ = [
+    "CHUNK",
+    "Compression",
+    "Follower",
+    "PackedLayer",
+    "Tap",
+    "compressor_id",
+    "layer_descriptor",
+    "pack",
+]
 
 _READERS: Final = 3
 _WRITES: Final = 4
@@ -68,14 +77,14 @@ def pack(
     threads: int | None = None,
     created_by: str = "",
     progress: Callable[[int], None] | None = None,
-    sink: Writable | None = None,
+    follower: Follower | None = None,
     tap: Tap | None = None,
 ) -> PackedLayer:
     """Pack `entries` into a layer of `store`. Equal entries give equal bytes, in whatever order they come.
 
     `epoch` is the time of every entry, in seconds since 1970. `progress` is told the uncompressed bytes that are
-    through so far. `sink` gets the compressed bytes as they are made, from a thread of ours, and `tap` the tar
-    before it is compressed; what they raise ends the packing. Nothing is stored unless all went well.
+    through so far. `follower` may read the blob while it grows, `tap` gets the tar before it is compressed; what
+    they raise ends the packing. Nothing is stored unless all went well.
 
     StepError when a file is not as large as its entry says, NodeError when one cannot be read or the store
     cannot be written.
@@ -87,7 +96,9 @@ def pack(
         blob = stack.enter_context(store.writer())
         compressor = open_compressor(compression, level, threads)
         stack.callback(compressor.close)
-        run = stack.enter_context(_Run(compressor, blob, sink, progress, store, tap))
+        if follower:
+            follower.begin(blob.path)
+        run = stack.enter_context(_Run(compressor, blob, follower, progress, store, tap))
         run.pack(_chunks(arranged, epoch))
         digest = Digest("sha256:" + run.packed.hexdigest())
         commit(blob, digest, store)
@@ -110,6 +121,16 @@ def layer_descriptor(digest: Digest, size: int, compression: Compression, level:
     )
 
 
+class Follower(Protocol):
+    """Reads a blob while it is written: an upload that need not wait for the end. Called from threads of ours."""
+
+    def begin(self, path: Path) -> None:
+        """The blob is going to be written into this file."""
+
+    def grew(self, size: int) -> None:
+        """So many of its bytes are there."""
+
+
 class _Run:
     """One packing: its threads, its buffers, and how far it is."""
 
@@ -117,7 +138,7 @@ class _Run:
         self,
         compressor: Compressor,
         blob: BlobWriter,
-        sink: Writable | None,
+        follower: Follower | None,
         progress: Callable[[int], None] | None,
         store: Store,
         tap: Tap | None,
@@ -129,7 +150,7 @@ class _Run:
         self._flushed = 0
         self._compressor = compressor
         self._blob = blob
-        self._sink = sink
+        self._follower = follower
         self._progress = progress
         self._store = store
         self._tap = tap
@@ -211,8 +232,8 @@ class _Run:
                 self._flushed = self.packed_bytes
         except OSError as error:
             raise cannot_write(self._store, error) from error
-        if self._sink:
-            self._sink.write(data)
+        if self._follower:
+            self._follower.grew(self.packed_bytes)
 
 
 def commit(blob: BlobWriter, digest: Digest, store: Store) -> None:

@@ -22,7 +22,7 @@ from assembler.oci.digest import Digest, Readable
 from assembler.oci.image import BlobLayer
 from assembler.oci.layout import BlobWriter, Store
 from assembler.pack.compress import CHUNK, Compression, open_compressor
-from assembler.pack.tarball import PackedLayer, cannot_write, commit, layer_descriptor, pack
+from assembler.pack.tarball import Follower, PackedLayer, cannot_write, commit, layer_descriptor, pack
 from assembler.tree.entry import Entry
 
 
@@ -35,10 +35,11 @@ def pack_twins(
     threads: int | None = None,
     created_by: str = "",
     progress: Callable[[int], None] | None = None,
+    follower: Follower | None = None,
 ) -> tuple[PackedLayer, PackedLayer]:
     """Pack `entries` in both compressions at once: they are read, and the tar is hashed, once.
 
-    The bytes are those of `pack` with either; so are options and errors.
+    The bytes are those of `pack` with either; so are options and errors. `follower` reads the first of the blobs.
     """
     first, second = compressions
     with ExitStack() as stack:
@@ -51,6 +52,7 @@ def pack_twins(
             threads=threads,
             created_by=created_by,
             progress=progress,
+            follower=follower,
             tap=output.add,
         )
         digest, size = output.finish()

@@ -32,6 +32,7 @@ from assembler.steps.stacking import BuiltImage
 
 if TYPE_CHECKING:
     from assembler.build.debs import Package
+    from assembler.steps.sending import Sending
     from assembler.steps.session import Session
     from assembler.tree.directory import TreeState
 
@@ -89,6 +90,11 @@ class Assembly:
     def sibling_plan(self) -> Plan:
         """Its plan, as it is when it is first asked for."""
         return self.sibling.plan()
+
+    @property
+    def sending(self) -> Sending | None:
+        """Where the layers go while they are packed. What a base is made of may be needed here only."""
+        return self.session.sending if self._depth == 0 else None
 
     @cached_property
     def runtime(self) -> BaseHandle:
@@ -320,7 +326,10 @@ class Assembly:
     def build(self) -> BuiltImage:
         """Do what the plan says and return the image; nothing is done for what the store has."""
         plan = self.plan()
+        if any(step.kind not in ("base", "pack", "image") for step in plan.work):
+            self.session.ready()
         if plan.image.key is None:
+            self.session.ready()
             self.lock()
             plan = self.plan()
         key = plan.image.key

@@ -54,6 +54,7 @@ def _wish(assembly: Assembly, step: Step, layer: BoundLayer) -> Wish:
         step=step.id,
         created_by=layer_name(layer.entry),
         epoch=assembly.loaded.manifest.epoch,
+        sending=assembly.sending,
     )
 
 

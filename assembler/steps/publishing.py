@@ -65,12 +65,12 @@ def parse_targets(push: Sequence[str], outputs: Sequence[str], manifests: int) -
 
 
 def check_targets(session: Session, targets: Targets) -> None:
-    """Try credentials and directories before the first compile."""
+    """Look at directories, and begin to try credentials; see `Session.ready` for how that ended."""
     for _, path in targets.outputs:
         if not path.absolute().parent.is_dir():
             raise RequestError(f"the directory `{path.parent}` does not exist", place="--output")
-    for reference in targets.push:
-        session.client.check_push(reference)
+    if targets.push:
+        session.start_sending(targets.push)
 
 
 def publish(session: Session, targets: Targets, built: Sequence[BuiltImage]) -> Published:
@@ -89,6 +89,7 @@ def publish(session: Session, targets: Targets, built: Sequence[BuiltImage]) -> 
         session.store.tag(built[0].name, top)
     pushed = pulled = 0
     if targets.push:
+        session.ready()
         with session.step("push", "push", " ".join(map(str, targets.push))) as report:
             result = _push(session, targets, built)
             digest = result.digest
@@ -105,11 +106,17 @@ def _push(session: Session, targets: Targets, built: Sequence[BuiltImage]) -> Pu
     from assembler.registry.push import push, push_index
 
     images = [image.image for image in built]
+    uplink = session.sending.uplink if session.sending else None
     if len(images) == 1:
-        return push(session.client, images[0], session.store, targets.push, emit=session.emit)
-    descriptors = [image.descriptor for image in built]
+        return push(session.client, images[0], session.store, targets.push, emit=session.emit, uplink=uplink)
     return push_index(
-        session.client, images, session.store, targets.push, emit=session.emit, descriptors=descriptors
+        session.client,
+        images,
+        session.store,
+        targets.push,
+        emit=session.emit,
+        descriptors=[image.descriptor for image in built],
+        uplink=uplink,
     )
 
 

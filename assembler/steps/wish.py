@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from assembler.events import StepProgress
 from assembler.oci.image import BlobLayer
 from assembler.pack.compress import Compression, other_than
-from assembler.pack.tarball import PackedLayer, pack
+from assembler.pack.tarball import Follower, PackedLayer, pack
 from assembler.pack.twins import pack_twins, recompress
 from assembler.steps.records import layer_from_record, layer_record
+from assembler.steps.sending import Sending
 from assembler.steps.session import Session
 from assembler.tree.entry import Entry
 
@@ -24,6 +25,7 @@ class Wish:
     """One layer. `other_key` is that of its twin, None when it is not known; `both` asks for the twin too.
 
     `step` is told the progress, `created_by` is the layer's line of history, `epoch` the time of its entries.
+    With `sending`, the layer is sent while it is packed; a twin follows when the image is pushed.
     """
 
     session: Session
@@ -34,12 +36,26 @@ class Wish:
     step: str
     created_by: str
     epoch: int = 0
+    sending: Sending | None = None
 
     def pack(self, entries: Sequence[Entry]) -> tuple[PackedLayer, dict[str, PackedLayer]]:
         """The layer of these entries, and all layers that were made by that, by key; not yet remembered."""
+        if self.sending is None:
+            return self._pack(entries, None)
+        with self.sending.following() as follower:
+            packed, made = self._pack(entries, follower)
+            if follower:
+                follower.finish(packed.layer.descriptor.digest)
+        return packed, made
+
+    def _pack(
+        self, entries: Sequence[Entry], follower: Follower | None
+    ) -> tuple[PackedLayer, dict[str, PackedLayer]]:
         session, total = self.session, sum(entry.size for entry in entries)
 
         def progress(done: int) -> None:
+            if self.sending:
+                self.sending.look()
             session.emit(StepProgress(step=self.step, done_bytes=done, total_bytes=total))
 
         if self.both and self.other_key and not layer_from_record(session.store, self.other_key):
@@ -51,6 +67,7 @@ class Wish:
                 epoch=self.epoch,
                 created_by=self.created_by,
                 progress=progress,
+                follower=follower,
             )
             return packed, {self.key: packed, self.other_key: twin}
         packed = pack(
@@ -60,6 +77,7 @@ class Wish:
             epoch=self.epoch,
             created_by=self.created_by,
             progress=progress,
+            follower=follower,
         )
         return packed, {self.key: packed}
 
