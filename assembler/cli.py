@@ -81,6 +81,7 @@ def _request(arguments: Namespace) -> Request:
         platforms=tuple(arguments.platform),
         push=tuple(getattr(arguments, "push", ())),
         outputs=tuple(getattr(arguments, "output", ())),
+        compression=getattr(arguments, "compression", None),
     )
 
 
@@ -139,6 +140,7 @@ def _recalled(arguments: Namespace) -> list[dict[str, Any]] | None:
         platforms=arguments.platform,
         push=arguments.push,
         outputs=arguments.output,
+        compression=arguments.compression,
     )
     result = unchanged.recall(_cache(arguments), facts, tuple(arguments.insecure))
     if result is None:

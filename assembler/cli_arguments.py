@@ -64,6 +64,7 @@ def _build(verb: argparse.ArgumentParser) -> None:
         metavar="KIND:PATH",
         help="also write oci:DIR or oci-archive:FILE; repeatable",
     )
+    _compression(verb)
     verb.add_argument("--locked", action="store_true", help="fail when the lock does not answer everything")
     verb.add_argument("--update", action="append", default=[], metavar="NAME", help="resolve this entry again")
     verb.add_argument(
@@ -73,8 +74,17 @@ def _build(verb: argparse.ArgumentParser) -> None:
     _json(verb)
 
 
+def _compression(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--compression",
+        choices=["zstd", "gzip", "both"],
+        help="instead of the manifest's; `both` makes an index of a gzip and a zstd image",
+    )
+
+
 def _plan(verb: argparse.ArgumentParser) -> None:
     _manifests(verb)
+    _compression(verb)
     verb.add_argument("--locked", action="store_true", help="fail when the lock does not answer everything")
     _json(verb)
 

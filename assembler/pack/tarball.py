@@ -17,11 +17,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from assembler.errors import NodeError, StepError
 from assembler.oci.descriptor import COMPRESSOR, Descriptor
-from assembler.oci.digest import Digest, Writable
+from assembler.oci.digest import Digest
 from assembler.oci.image import BlobLayer
 from assembler.oci.layout import BlobWriter, Store
 from assembler.pack import ustar
@@ -36,7 +36,16 @@ from assembler.pack.compress import (
 from assembler.tree.builder import arrange
 from assembler.tree.entry import Entry, Slice
 
-__all__ = ["CHUNK", "Compression", "PackedLayer", "compressor_id", "pack"]
+__all__ = [
+    "CHUNK",
+    "Compression",
+    "Follower",
+    "PackedLayer",
+    "Tap",
+    "compressor_id",
+    "layer_descriptor",
+    "pack",
+]
 
 _READERS: Final = 3
 _WRITES: Final = 4
@@ -44,6 +53,9 @@ _FLUSH: Final = 8 << 20
 
 _Piece: TypeAlias = bytes | tuple[Entry, int, int]
 """Part of a chunk: bytes as they are, or `amount` bytes of an entry's content from `offset`."""
+
+Tap: TypeAlias = Callable[[memoryview], Future[None]]
+"""Gets the tar chunk by chunk, in order; a chunk stays as it is until the future that it answered with is done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,13 +77,14 @@ def pack(
     threads: int | None = None,
     created_by: str = "",
     progress: Callable[[int], None] | None = None,
-    sink: Writable | None = None,
+    follower: Follower | None = None,
+    tap: Tap | None = None,
 ) -> PackedLayer:
     """Pack `entries` into a layer of `store`. Equal entries give equal bytes, in whatever order they come.
 
     `epoch` is the time of every entry, in seconds since 1970. `progress` is told the uncompressed bytes that are
-    through so far. `sink` gets the compressed bytes as they are made, from a thread of ours; what it raises ends
-    the packing. Nothing is stored unless all went well.
+    through so far. `follower` may read the blob while it grows, `tap` gets the tar before it is compressed; what
+    they raise ends the packing. Nothing is stored unless all went well.
 
     StepError when a file is not as large as its entry says, NodeError when one cannot be read or the store
     cannot be written.
@@ -83,22 +96,39 @@ def pack(
         blob = stack.enter_context(store.writer())
         compressor = open_compressor(compression, level, threads)
         stack.callback(compressor.close)
-        run = stack.enter_context(_Run(compressor, blob, sink, progress, store))
+        if follower:
+            follower.begin(blob.path)
+        run = stack.enter_context(_Run(compressor, blob, follower, progress, store, tap))
         run.pack(_chunks(arranged, epoch))
         digest = Digest("sha256:" + run.packed.hexdigest())
-        _commit(blob, digest, store)
-    descriptor = Descriptor(
-        media_type=media_type(compression),
-        digest=digest,
-        size=run.packed_bytes,
-        annotations={COMPRESSOR: compressor_id(compression, level)},
-    )
+        commit(blob, digest, store)
+    descriptor = layer_descriptor(digest, run.packed_bytes, compression, level)
     diff_id = Digest("sha256:" + run.plain.hexdigest())
     return PackedLayer(
         layer=BlobLayer(descriptor=descriptor, diff_id=diff_id, created_by=created_by),
         uncompressed_bytes=run.plain_bytes,
         files=len(arranged),
     )
+
+
+def layer_descriptor(digest: Digest, size: int, compression: Compression, level: int | None = None) -> Descriptor:
+    """The descriptor of a layer that was compressed here, with the compressor as annotation."""
+    return Descriptor(
+        media_type=media_type(compression),
+        digest=digest,
+        size=size,
+        annotations={COMPRESSOR: compressor_id(compression, level)},
+    )
+
+
+class Follower(Protocol):
+    """Reads a blob while it is written: an upload that need not wait for the end. Called from threads of ours."""
+
+    def begin(self, path: Path) -> None:
+        """The blob is going to be written into this file."""
+
+    def grew(self, size: int) -> None:
+        """So many of its bytes are there."""
 
 
 class _Run:
@@ -108,9 +138,10 @@ class _Run:
         self,
         compressor: Compressor,
         blob: BlobWriter,
-        sink: Writable | None,
+        follower: Follower | None,
         progress: Callable[[int], None] | None,
         store: Store,
+        tap: Tap | None,
     ) -> None:
         self.plain = hashlib.sha256()
         self.packed = hashlib.sha256()
@@ -119,9 +150,10 @@ class _Run:
         self._flushed = 0
         self._compressor = compressor
         self._blob = blob
-        self._sink = sink
+        self._follower = follower
         self._progress = progress
         self._store = store
+        self._tap = tap
         self._working = compressor.threads + 2
         self._pools: list[ThreadPoolExecutor] = []
         self._readers = self._pool(_READERS, "read")
@@ -145,7 +177,7 @@ class _Run:
         # One byte more than a chunk: a file that grew shows itself by it.
         free = [memoryview(bytearray(CHUNK + 1)) for _ in range(_READERS + self._working)]
         reading: deque[tuple[memoryview, Future[int]]] = deque()
-        working: deque[tuple[memoryview, int, Future[None], Future[bytes]]] = deque()
+        working: deque[tuple[memoryview, int, list[Future[None]], Future[bytes]]] = deque()
         writing: deque[Future[None]] = deque()
         more = True
         while True:
@@ -160,13 +192,15 @@ class _Run:
                 buffer, filled = reading.popleft()
                 size = filled.result()
                 view = buffer[:size]
-                working.append(
-                    (buffer, size, self._hasher.submit(self.plain.update, view), self._compressor.compress(view))
-                )
+                looking = [self._hasher.submit(self.plain.update, view)]
+                if self._tap:
+                    looking.append(self._tap(view))
+                working.append((buffer, size, looking, self._compressor.compress(view)))
             elif working:
-                buffer, size, hashed, compressed = working.popleft()
+                buffer, size, looking, compressed = working.popleft()
                 self._write(compressed.result(), writing)
-                hashed.result()
+                for done in looking:
+                    done.result()
                 free.append(buffer)
                 self.plain_bytes += size
                 if self._progress:
@@ -197,19 +231,21 @@ class _Run:
                 os.posix_fadvise(self._blob.fileno(), self._flushed, amount, os.POSIX_FADV_DONTNEED)
                 self._flushed = self.packed_bytes
         except OSError as error:
-            raise _cannot_write(self._store, error) from error
-        if self._sink:
-            self._sink.write(data)
+            raise cannot_write(self._store, error) from error
+        if self._follower:
+            self._follower.grew(self.packed_bytes)
 
 
-def _commit(blob: BlobWriter, digest: Digest, store: Store) -> None:
+def commit(blob: BlobWriter, digest: Digest, store: Store) -> None:
+    """Make a packed layer visible; NodeError when the disk refuses."""
     try:
         blob.commit(digest)
     except OSError as error:
-        raise _cannot_write(store, error) from error
+        raise cannot_write(store, error) from error
 
 
-def _cannot_write(store: Store, error: OSError) -> NodeError:
+def cannot_write(store: Store, error: OSError) -> NodeError:
+    """The error for a store that takes no more bytes."""
     return NodeError(f"the layer cannot be written: {error.strerror or error}", place=str(store.root))
 
 

@@ -16,7 +16,7 @@ from assembler.manifest.library import BoundLayer, LoadedManifest, Scope
 from assembler.manifest.models import CompileStep, LayerEntry
 from assembler.plan.key import key_of, subset
 
-StepKind = Literal["base", "toolchain", "compile", "packages", "run", "pack", "image"]
+StepKind = Literal["base", "toolchain", "compile", "packages", "run", "pack", "image", "index"]
 StepState = Literal["cached", "todo", "unknown"]
 
 

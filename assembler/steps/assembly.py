@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from assembler.errors import LockError, ManifestError
 from assembler.manifest.library import LoadedManifest, Scope, load
-from assembler.manifest.models import Base
 from assembler.oci.digest import Digest
 from assembler.oci.image import BlobLayer, Image, append
 from assembler.oci.platform import Platform
-from assembler.pack.compress import Compression
+from assembler.pack.compress import Compression, other_than
 from assembler.pack.tarball import compressor_id
 from assembler.plan.graph import (
-    BaseFact,
     Facts,
     Plan,
     build_plan,
@@ -29,11 +27,12 @@ from assembler.plan.key import key_of
 from assembler.plan.settings import settings_facts
 from assembler.steps import bases, compiling, packing, records, stacking
 from assembler.steps.bases import BaseHandle
-from assembler.steps.locking import Locking
+from assembler.steps.locking import locking_of
 from assembler.steps.stacking import BuiltImage
 
 if TYPE_CHECKING:
     from assembler.build.debs import Package
+    from assembler.steps.sending import Sending
     from assembler.steps.session import Session
     from assembler.tree.directory import TreeState
 
@@ -41,15 +40,32 @@ _MAX_BASE_DEPTH = 8
 
 
 class Assembly:
-    """The work on one loaded manifest and platform. Bases that are manifests are assemblies of their own."""
+    """The work on one loaded manifest, platform and compression. Bases that are manifests have assemblies of
+    their own.
 
-    def __init__(self, session: Session, loaded: LoadedManifest, platform: Platform, depth: int = 0) -> None:
+    `also` is a second compression that layers are packed in while they are made, because the `sibling`, which is
+    the same image in that compression, is wanted next.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        loaded: LoadedManifest,
+        platform: Platform,
+        depth: int = 0,
+        *,
+        compression: Compression | None = None,
+        also: Compression | None = None,
+    ) -> None:
         if depth > _MAX_BASE_DEPTH:
             raise ManifestError("bases are nested too deep", place=str(loaded.path))
         self.session = session
         self.loaded = loaded
         self.platform = platform
-        self.locking = Locking(loaded, session.options)
+        own = loaded.manifest.compression
+        self.compression: Compression = compression or ("gzip" if own == "gzip" else "zstd")
+        self.also = also
+        self.locking = locking_of(session, loaded)
         self._depth = depth
         self.layers: dict[int, BlobLayer] = {}
         self.nested: list[Assembly] = []
@@ -58,14 +74,32 @@ class Assembly:
     # what is known
 
     @property
-    def compression(self) -> Compression:
-        """The compression of the layers of this image."""
-        return "gzip" if self.loaded.manifest.compression == "gzip" else "zstd"
+    def is_base(self) -> bool:
+        """Is this the base of another image, rather than what was asked for?"""
+        return self._depth > 0
+
+    @cached_property
+    def sibling(self) -> Assembly:
+        """The same image in the other compression."""
+        other = other_than(self.compression)
+        sibling = Assembly(self.session, self.loaded, self.platform, self._depth, compression=other)
+        sibling.trees, sibling.sibling = self.trees, self
+        return sibling
+
+    @cached_property
+    def sibling_plan(self) -> Plan:
+        """Its plan, as it is when it is first asked for."""
+        return self.sibling.plan()
+
+    @property
+    def sending(self) -> Sending | None:
+        """Where the layers go while they are packed. What a base is made of may be needed here only."""
+        return self.session.sending if self._depth == 0 else None
 
     @cached_property
     def runtime(self) -> BaseHandle:
         """The runtime base."""
-        return self._base("runtime", self.loaded.manifest.runtime)
+        return bases.base_handle(self, "runtime", self.loaded.manifest.runtime)
 
     @cached_property
     def devel(self) -> BaseHandle | None:
@@ -80,41 +114,16 @@ class Assembly:
                 place=f"{self.loaded.path}: devel",
                 hint="add `devel:` to the manifest, or pass `--base devel=REFERENCE`",
             )
-        return self._base("devel", base)
+        return bases.base_handle(self, "devel", base)
 
-    def _base(self, role: str, base: Base) -> BaseHandle:
-        session, directory = self.session, self.loaded.path.parent
-        if base.reference:
-            return bases.registry_base(session, self.locking, role, base.reference, self.platform)
-        if base.oci:
-            path, _, name = base.oci.partition(":")
-            return bases.layout_base(session, role, directory / path, name or None, self.platform)
-        if base.bootstrap:
-            return bases.bootstrap_base(
-                session, self.locking, role, base.bootstrap, self.platform, self.compression
-            )
-        if base.manifest:
-            return self._nested(role, base, directory)
-        return bases.scratch_base(self.platform)
-
-    def _nested(self, role: str, base: Base, directory: Path) -> BaseHandle:
-        loaded = load(directory / str(base.manifest), sets=base.with_)
-        nested = Assembly(self.session, loaded, self.platform, self._depth + 1)
+    def base_of(
+        self, manifest: Path, sets: Mapping[str, str], compression: Compression | None, also: Compression | None
+    ) -> Assembly:
+        """The assembly of another manifest that this image stands on, or is compiled in."""
+        loaded = load(manifest, sets=sets)
+        nested = Assembly(self.session, loaded, self.platform, self._depth + 1, compression=compression, also=also)
         self.nested.append(nested)
-
-        def image() -> Image:
-            built = nested.build()
-            return bases.as_base(built.image)
-
-        plan = nested.plan()
-        todo = plan.image.state != "cached"
-        fact = BaseFact(
-            key=plan.image.key,
-            name=loaded.manifest.name,
-            state="todo" if todo else "cached",
-            detail=f"{role}, {len(plan.work)} steps" if todo else role,
-        )
-        return BaseHandle(fact=fact, identity=nested.identity, image=image)
+        return nested
 
     @property
     def identity(self) -> str | None:
@@ -317,7 +326,10 @@ class Assembly:
     def build(self) -> BuiltImage:
         """Do what the plan says and return the image; nothing is done for what the store has."""
         plan = self.plan()
+        if any(step.kind not in ("base", "pack", "image") for step in plan.work):
+            self.session.ready()
         if plan.image.key is None:
+            self.session.ready()
             self.lock()
             plan = self.plan()
         key = plan.image.key

@@ -13,20 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 from assembler.errors import LockError, ManifestError
 from assembler.events import StepOutput
-from assembler.manifest.models import Bootstrap
+from assembler.manifest.models import Base, Bootstrap
 from assembler.oci.digest import Digest
 from assembler.oci.image import BaseLayer, BlobLayer, Image, ImageConfig, ImageManifest, append
 from assembler.oci.platform import Platform
 from assembler.oci.reference import Reference
-from assembler.pack.compress import Compression
-from assembler.pack.tarball import compressor_id, pack
+from assembler.pack.compress import Compression, compressor_id, other_than
 from assembler.plan.graph import BaseFact, StepState
 from assembler.plan.key import key_of
 from assembler.steps.locking import Locking
-from assembler.steps.records import layer_from_record, layer_record
+from assembler.steps.records import layer_from_record
+from assembler.steps.wish import Wish
 
 if TYPE_CHECKING:
     from assembler.build.debs import Package
+    from assembler.steps.assembly import Assembly
     from assembler.steps.session import Session
 
 
@@ -42,6 +43,40 @@ class BaseHandle:
     identity: str | None
     image: Callable[[], Image]
     reference: Reference | None = None
+
+
+def base_handle(assembly: Assembly, role: str, base: Base) -> BaseHandle:
+    """The base that a manifest names as its `devel` or `runtime`."""
+    session, directory, platform = assembly.session, assembly.loaded.path.parent, assembly.platform
+    # The layers of a runtime base are compressed like those that come on it, so that whoever reads those can read
+    # all. A devel base stays as it is: nothing is to be compiled again for the sake of a compression.
+    compression, also = (assembly.compression, assembly.also) if role == "runtime" else (None, None)
+    if base.reference:
+        return registry_base(session, assembly.locking, role, base.reference, platform)
+    if base.oci:
+        path, _, name = base.oci.partition(":")
+        return layout_base(session, role, directory / path, name or None, platform)
+    if base.bootstrap:
+        return bootstrap_base(
+            session, assembly.locking, role, base.bootstrap, platform, compression or "zstd", also
+        )
+    if base.manifest:
+        nested = assembly.base_of(directory / base.manifest, base.with_, compression, also)
+        return manifest_base(role, nested)
+    return scratch_base(platform)
+
+
+def manifest_base(role: str, nested: Assembly) -> BaseHandle:
+    """A base that is another manifest of ours; assembled when its image is asked for."""
+    plan = nested.plan()
+    todo = plan.image.state != "cached"
+    fact = BaseFact(
+        key=plan.image.key,
+        name=nested.loaded.manifest.name,
+        state="todo" if todo else "cached",
+        detail=f"{role}, {len(plan.work)} steps" if todo else role,
+    )
+    return BaseHandle(fact=fact, identity=nested.identity, image=lambda: as_base(nested.build().image))
 
 
 def scratch_base(platform: Platform) -> BaseHandle:
@@ -125,10 +160,11 @@ def bootstrap_base(
     bootstrap: Bootstrap,
     platform: Platform,
     compression: Compression = "zstd",
+    also: Compression | None = None,
 ) -> BaseHandle:
     """A root file system made from distribution packages; no registry is needed.
 
-    Its one layer is compressed like the layers that come on it, so that whoever reads those can read all.
+    Its one layer is packed in `compression`, and where it is made now, at the same time in `also`.
     """
     from assembler.build import bootstrap as bootstrapping
     from assembler.build.debs import Package
@@ -145,10 +181,24 @@ def bootstrap_base(
     answer = locking.answer("packages", role, request, resolve)
     packages = tuple(Package.from_json(value) for value in answer["packages"])
     identity = key_of("bootstrap-identity", {"packages": sorted(package.sha256 for package in packages)})
-    key = key_of("bootstrap", {"packages": identity, "request": request, "compressor": compressor_id(compression)})
+
+    def key_in(compression: Compression) -> str:
+        compressor = compressor_id(compression)
+        return key_of("bootstrap", {"packages": identity, "request": request, "compressor": compressor})
+
+    key = key_in(compression)
+    wish = Wish(
+        session=session,
+        key=key,
+        compression=compression,
+        other_key=key_in(other_than(compression)),
+        both=also is not None,
+        step=f"base:{key[:12]}",
+        created_by=f"bootstrap {name}",
+    )
 
     def image() -> Image:
-        return _bootstrap_image(session, bootstrap, packages, name, key, platform, compression)
+        return _bootstrap_image(wish, bootstrap, packages, name, platform)
 
     state: StepState = "cached" if layer_from_record(session.store, key) else "todo"
     fact = BaseFact(
@@ -162,35 +212,31 @@ def bootstrap_base(
 
 
 def _bootstrap_image(
-    session: Session,
-    bootstrap: Bootstrap,
-    packages: tuple[Package, ...],
-    name: str,
-    key: str,
-    platform: Platform,
-    compression: Compression,
+    wish: Wish, bootstrap: Bootstrap, packages: tuple[Package, ...], name: str, platform: Platform
 ) -> Image:
     from assembler.build import bootstrap as bootstrapping
     from assembler.build.debs import fetch
 
-    created_by = f"bootstrap {name}"
-    layer = layer_from_record(session.store, key, created_by)
+    session = wish.session
+    layer = layer_from_record(session.store, wish.key, wish.created_by)
     if layer is None:
-        identifier = f"base:{key[:12]}"
-        with session.step(identifier, "bootstrap", name, key) as report:
-            paths = fetch(packages, session.store, session.emit, offline=session.options.offline, step=identifier)
-            with bootstrapping.assembled(
-                bootstrap,
-                packages,
-                paths,
-                session.run.scratch("bootstrap"),
-                platform=platform,
-                log=session.run.log(f"bootstrap-{bootstrap.suite}", key),
-                on_line=lambda line: session.emit(StepOutput(step=identifier, line=line)),
-            ) as entries:
-                packed = pack(entries, session.store, compression=compression, created_by=created_by)
+        with session.step(wish.step, "bootstrap", name, wish.key) as report:
+            packed = wish.from_twin()
+            if packed is None:
+                offline = session.options.offline
+                paths = fetch(packages, session.store, session.emit, offline=offline, step=wish.step)
+                with bootstrapping.assembled(
+                    bootstrap,
+                    packages,
+                    paths,
+                    session.run.scratch("bootstrap"),
+                    platform=platform,
+                    log=session.run.log(f"bootstrap-{bootstrap.suite}", wish.key),
+                    on_line=lambda line: session.emit(StepOutput(step=wish.step, line=line)),
+                ) as entries:
+                    packed, made = wish.pack(entries)
+                wish.remember(made)
             layer = packed.layer
-            session.store.put_record(key, layer_record(packed))
             report.detail = f"{len(packages)} packages"
     return stack_on_scratch(layer, platform)
 

@@ -10,12 +10,15 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from assembler.errors import LockError
 from assembler.manifest.library import LoadedManifest
 from assembler.manifest.lock import Kind, Lock, LockEntry, lock_path, read_lock, write_lock
 from assembler.steps.session import Options
+
+if TYPE_CHECKING:
+    from assembler.steps.session import Session
 
 _HINT_LOCKED = "run `assemble lock` and commit the lock, or leave `--locked` out"
 
@@ -103,6 +106,14 @@ class Locking:
 
     def _note(self, entry: LockEntry) -> None:
         self._used.append(entry)
+
+
+def locking_of(session: Session, loaded: LoadedManifest) -> Locking:
+    """The lock of a manifest, one in a run: what one platform or compression has resolved, the others know."""
+    key = (loaded.path.absolute(), loaded.overrides)
+    if key not in session.lockings:
+        session.lockings[key] = Locking(loaded, session.options)
+    return session.lockings[key]
 
 
 def _fingerprint(loaded: LoadedManifest) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from assembler.errors import ManifestError, StepError
-from assembler.events import StepProgress
 from assembler.manifest.library import BoundLayer
 from assembler.manifest.models import Copy
 from assembler.oci.digest import Digest
 from assembler.oci.image import BlobLayer
-from assembler.pack.tarball import PackedLayer, pack
-from assembler.plan.graph import Plan, compile_id, layer_id, layer_name
-from assembler.steps import layers, records
+from assembler.plan.graph import Plan, Step, compile_id, layer_id, layer_name
+from assembler.steps import layers
+from assembler.steps.wish import Wish
 from assembler.tree.entry import Entry
 from assembler.units import size_text
 
@@ -25,18 +24,38 @@ def make_layer(assembly: Assembly, plan: Plan, index: int) -> BlobLayer:
     layer = assembly.loaded.layers[index]
     step = plan.step(layer_id(index))
     verb = step.kind if step.kind in ("packages", "run") else "pack"
+    wish = _wish(assembly, step, layer)
     with assembly.session.step(step.id, verb, step.name, step.key) as report:
-        if layer.entry.packages or layer.entry.run:
-            from assembler.steps.running import changed_layer
+        packed = wish.from_twin()
+        if packed is None:
+            if layer.entry.packages or layer.entry.run:
+                from assembler.steps.running import changed_layer
 
-            packed = changed_layer(assembly, plan, index)
-        else:
-            packed = pack_entries(assembly, entries_of(assembly, plan, layer), step.id, layer_name(layer.entry))
-            _check_unchanged(assembly, layer)
+                packed, made = changed_layer(assembly, plan, index, wish)
+            else:
+                packed, made = wish.pack(entries_of(assembly, plan, layer))
+                _check_unchanged(assembly, layer)
+            wish.remember(made)
         sizes = size_text(packed.uncompressed_bytes), size_text(packed.layer.descriptor.size)
         report.detail = f"{packed.files} files, {sizes[0]} → {sizes[1]}"
-    assembly.session.store.put_record(str(step.key), records.layer_record(packed))
     return packed.layer
+
+
+def _wish(assembly: Assembly, step: Step, layer: BoundLayer) -> Wish:
+    # A second plan costs time. What needs no container is packed as fast from its content as from its twin.
+    in_container = layer.entry.packages or layer.entry.run
+    wanted = in_container or assembly.also or assembly.loaded.manifest.compression == "both"
+    return Wish(
+        session=assembly.session,
+        key=str(step.key),
+        compression=assembly.compression,
+        other_key=assembly.sibling_plan.step(step.id).key if wanted else None,
+        both=assembly.also is not None,
+        step=step.id,
+        created_by=layer_name(layer.entry),
+        epoch=assembly.loaded.manifest.epoch,
+        sending=assembly.sending,
+    )
 
 
 def _check_unchanged(assembly: Assembly, layer: BoundLayer) -> None:
@@ -53,20 +72,6 @@ def _check_unchanged(assembly: Assembly, layer: BoundLayer) -> None:
         raise StepError(
             f"the source `{copy.source}` was changed while it was packed", place=layer.place, hint="run it again"
         )
-
-
-def pack_entries(assembly: Assembly, entries: tuple[Entry, ...], step: str, created_by: str) -> PackedLayer:
-    """Pack entries as this image's compression and epoch want it, reporting progress."""
-    total = sum(entry.size for entry in entries)
-    emit = assembly.session.emit
-    return pack(
-        entries,
-        assembly.session.store,
-        compression=assembly.compression,
-        epoch=assembly.loaded.manifest.epoch,
-        created_by=created_by,
-        progress=lambda done: emit(StepProgress(step=step, done_bytes=done, total_bytes=total)),
-    )
 
 
 def entries_of(assembly: Assembly, plan: Plan, layer: BoundLayer) -> tuple[Entry, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,19 +65,31 @@ def parse_targets(push: Sequence[str], outputs: Sequence[str], manifests: int) -
 
 
 def check_targets(session: Session, targets: Targets) -> None:
-    """Try credentials and directories before the first compile."""
+    """Look at directories, and begin to try credentials; see `Session.ready` for how that ended."""
     for _, path in targets.outputs:
         if not path.absolute().parent.is_dir():
             raise RequestError(f"the directory `{path.parent}` does not exist", place="--output")
-    for reference in targets.push:
-        session.client.check_push(reference)
+    if targets.push:
+        session.start_sending(targets.push)
 
 
 def publish(session: Session, targets: Targets, built: Sequence[BuiltImage]) -> Published:
-    """Push and write the images; several of them as one index."""
-    digest = built[0].descriptor.digest if len(built) == 1 else _index(session, built)
+    """Name the images in the store, push and write them; several of them as one index.
+
+    An index has all its gzip images before their zstd twins: readers take the first that fits the platform.
+    """
+    unique: dict[Digest, BuiltImage] = {}
+    for image in sorted(built, key=lambda image: image.is_twin):
+        unique.setdefault(image.descriptor.digest, image)  # without a layer of its own an image is its twin
+    built = list(unique.values())
+    top = _top(session, built)
+    digest = top.digest
+    current = session.store.find(built[0].name)
+    if current is None or current.digest != digest:
+        session.store.tag(built[0].name, top)
     pushed = pulled = 0
     if targets.push:
+        session.ready()
         with session.step("push", "push", " ".join(map(str, targets.push))) as report:
             result = _push(session, targets, built)
             digest = result.digest
@@ -94,18 +106,26 @@ def _push(session: Session, targets: Targets, built: Sequence[BuiltImage]) -> Pu
     from assembler.registry.push import push, push_index
 
     images = [image.image for image in built]
+    uplink = session.sending.uplink if session.sending else None
     if len(images) == 1:
-        return push(session.client, images[0], session.store, targets.push, emit=session.emit)
-    return push_index(session.client, images, session.store, targets.push, emit=session.emit)
+        return push(session.client, images[0], session.store, targets.push, emit=session.emit, uplink=uplink)
+    return push_index(
+        session.client,
+        images,
+        session.store,
+        targets.push,
+        emit=session.emit,
+        descriptors=[image.descriptor for image in built],
+        uplink=uplink,
+    )
 
 
-def _index(session: Session, built: Sequence[BuiltImage]) -> Digest:
-    """The image index of several platforms, in the store under the image's name."""
-    index = ImageIndex(manifests=tuple(image.descriptor for image in built))
-    data = index.to_bytes()
-    digest = session.store.put(data)
-    session.store.tag(built[0].name, Descriptor(media_type=media_types.INDEX, digest=digest, size=len(data)))
-    return digest
+def _top(session: Session, built: Sequence[BuiltImage]) -> Descriptor:
+    """What is published: the image, or an index of several, in the store."""
+    if len(built) == 1:
+        return replace(built[0].descriptor, annotations={})
+    data = ImageIndex(manifests=tuple(image.descriptor for image in built)).to_bytes()
+    return Descriptor(media_type=media_types.INDEX, digest=session.store.put(data), size=len(data))
 
 
 def _write(session: Session, kind: str, path: Path, digest: Digest, built: Sequence[BuiltImage]) -> None:

@@ -32,6 +32,7 @@ def request_key(
     platforms: Sequence[str],
     push: Sequence[str],
     outputs: Sequence[str],
+    compression: str | None,
 ) -> dict[str, Any]:
     """The request as JSON; equal requests about equal inputs have equal results."""
     return {
@@ -44,6 +45,7 @@ def request_key(
         "platforms": list(platforms),
         "push": list(push),
         "outputs": list(outputs),
+        "compression": compression,
     }
 
 
