@@ -12,7 +12,8 @@ import pytest
 from support.cli import Program
 from support.containers import busybox, empty_storage_at_the_end, shared_directory, tiny_tar
 from support.images import image_of, layer_of, saved
-from support.registry import RunningRegistry, need, output_of
+from support.needs import need
+from support.registry import RunningRegistry, output_of
 
 from assembler.oci.digest import Digest
 from assembler.oci.image import append
