@@ -1,30 +1,28 @@
 """Entries → deterministic tar → compressed blob in the store: one pass, two digests, constant memory.
 
-The layout of the tar follows from the entries alone, so it is cut into chunks before anything is read, and chunks
-are filled by several threads at once, out of order in time and in order in the stream. Small files share a chunk,
-large files are read straight into theirs. Reading, hashing the tar, compressing, and hashing and writing the
-output go on side by side; all of them leave the interpreter lock while they work.
+Reading, hashing the tar, compressing, and hashing and writing the output go on side by side; all of them leave the
+interpreter lock while they work. `diff_id_of` is the same pass without what comes after the first digest: it says
+which layer entries would give, at the speed of hashing.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, TypeAlias
 
-from assembler.errors import NodeError, StepError
+from assembler.errors import NodeError
 from assembler.oci.descriptor import COMPRESSOR, Descriptor
 from assembler.oci.digest import Digest
 from assembler.oci.image import BlobLayer
 from assembler.oci.layout import BlobWriter, Store
-from assembler.pack import ustar
+from assembler.pack.chunks import ReadAhead
 from assembler.pack.compress import (
     CHUNK,
     Compression,
@@ -34,7 +32,7 @@ from assembler.pack.compress import (
     open_compressor,
 )
 from assembler.tree.builder import arrange
-from assembler.tree.entry import Entry, Slice
+from assembler.tree.entry import Entry
 
 __all__ = [
     "CHUNK",
@@ -43,16 +41,13 @@ __all__ = [
     "PackedLayer",
     "Tap",
     "compressor_id",
+    "diff_id_of",
     "layer_descriptor",
     "pack",
 ]
 
-_READERS: Final = 3
 _WRITES: Final = 4
 _FLUSH: Final = 8 << 20
-
-_Piece: TypeAlias = bytes | tuple[Entry, int, int]
-"""Part of a chunk: bytes as they are, or `amount` bytes of an entry's content from `offset`."""
 
 Tap: TypeAlias = Callable[[memoryview], Future[None]]
 """Gets the tar chunk by chunk, in order; a chunk stays as it is until the future that it answered with is done."""
@@ -89,9 +84,7 @@ def pack(
     StepError when a file is not as large as its entry says, NodeError when one cannot be read or the store
     cannot be written.
     """
-    arranged = arrange(entries)
-    if not 0 <= epoch < 8**11:
-        raise ValueError(f"expected an epoch from 0 to {8**11 - 1} seconds, got {epoch}")
+    arranged = _arranged(entries, epoch)
     with ExitStack() as stack:
         blob = stack.enter_context(store.writer())
         compressor = open_compressor(compression, level, threads)
@@ -99,7 +92,7 @@ def pack(
         if follower:
             follower.begin(blob.path)
         run = stack.enter_context(_Run(compressor, blob, follower, progress, store, tap))
-        run.pack(_chunks(arranged, epoch))
+        run.pack(stack.enter_context(ReadAhead(arranged, epoch, run.ahead)))
         digest = Digest("sha256:" + run.packed.hexdigest())
         commit(blob, digest, store)
     descriptor = layer_descriptor(digest, run.packed_bytes, compression, level)
@@ -109,6 +102,28 @@ def pack(
         uncompressed_bytes=run.plain_bytes,
         files=len(arranged),
     )
+
+
+def diff_id_of(
+    entries: Sequence[Entry], *, epoch: int = 0, progress: Callable[[int], None] | None = None
+) -> Digest:
+    """The diff ID that a layer of `entries` would have. Errors as of `pack`."""
+    plain = hashlib.sha256()
+    done = 0
+    with ReadAhead(_arranged(entries, epoch), epoch, 1) as chunks:
+        for chunk in chunks:
+            plain.update(chunk)
+            done += len(chunk)
+            chunks.give_back(chunk)
+            if progress:
+                progress(done)
+    return Digest("sha256:" + plain.hexdigest())
+
+
+def _arranged(entries: Sequence[Entry], epoch: int) -> tuple[Entry, ...]:
+    if not 0 <= epoch < 8**11:
+        raise ValueError(f"expected an epoch from 0 to {8**11 - 1} seconds, got {epoch}")
+    return arrange(entries)
 
 
 def layer_descriptor(digest: Digest, size: int, compression: Compression, level: int | None = None) -> Descriptor:
@@ -154,9 +169,8 @@ class _Run:
         self._progress = progress
         self._store = store
         self._tap = tap
-        self._working = compressor.threads + 2
+        self.ahead = compressor.threads + 2
         self._pools: list[ThreadPoolExecutor] = []
-        self._readers = self._pool(_READERS, "read")
         self._hasher = self._pool(1, "hash")
         self._writer = self._pool(1, "write")
 
@@ -172,44 +186,35 @@ class _Run:
         for pool in self._pools:
             pool.shutdown(cancel_futures=True)
 
-    def pack(self, chunks: Iterator[list[_Piece]]) -> None:
+    def pack(self, chunks: ReadAhead) -> None:
         """Send every chunk through, keeping each stage a few chunks ahead of the next."""
-        # One byte more than a chunk: a file that grew shows itself by it.
-        free = [memoryview(bytearray(CHUNK + 1)) for _ in range(_READERS + self._working)]
-        reading: deque[tuple[memoryview, Future[int]]] = deque()
-        working: deque[tuple[memoryview, int, list[Future[None]], Future[bytes]]] = deque()
+        working: deque[tuple[memoryview, list[Future[None]], Future[bytes]]] = deque()
         writing: deque[Future[None]] = deque()
-        more = True
-        while True:
-            while more and free and len(reading) < _READERS:
-                chunk = next(chunks, None)
-                if chunk is None:
-                    more = False
-                    break
-                buffer = free.pop()
-                reading.append((buffer, self._readers.submit(_fill, chunk, buffer)))
-            if reading and len(working) < self._working:
-                buffer, filled = reading.popleft()
-                size = filled.result()
-                view = buffer[:size]
-                looking = [self._hasher.submit(self.plain.update, view)]
-                if self._tap:
-                    looking.append(self._tap(view))
-                working.append((buffer, size, looking, self._compressor.compress(view)))
-            elif working:
-                buffer, size, looking, compressed = working.popleft()
-                self._write(compressed.result(), writing)
-                for done in looking:
-                    done.result()
-                free.append(buffer)
-                self.plain_bytes += size
-                if self._progress:
-                    self._progress(self.plain_bytes)
-            else:
-                break
+        for chunk in chunks:
+            looking = [self._hasher.submit(self.plain.update, chunk)]
+            if self._tap:
+                looking.append(self._tap(chunk))
+            working.append((chunk, looking, self._compressor.compress(chunk)))
+            if len(working) == self.ahead:
+                chunks.give_back(self._end_one(working, writing))
+        while working:
+            self._end_one(working, writing)
         self._write(self._compressor.finish().result(), writing)
         while writing:
             writing.popleft().result()
+
+    def _end_one(
+        self, working: deque[tuple[memoryview, list[Future[None]], Future[bytes]]], writing: deque[Future[None]]
+    ) -> memoryview:
+        """Wait for the oldest chunk, pass on what came of it, and return it."""
+        chunk, looking, compressed = working.popleft()
+        self._write(compressed.result(), writing)
+        for done in looking:
+            done.result()
+        self.plain_bytes += len(chunk)
+        if self._progress:
+            self._progress(self.plain_bytes)
+        return chunk
 
     def _write(self, data: bytes, writing: deque[Future[None]]) -> None:
         if data:
@@ -247,109 +252,3 @@ def commit(blob: BlobWriter, digest: Digest, store: Store) -> None:
 def cannot_write(store: Store, error: OSError) -> NodeError:
     """The error for a store that takes no more bytes."""
     return NodeError(f"the layer cannot be written: {error.strerror or error}", place=str(store.root))
-
-
-def _chunks(entries: Sequence[Entry], epoch: int) -> Iterator[list[_Piece]]:
-    """The whole tar as pieces, `CHUNK` bytes at a time."""
-    pieces: list[_Piece] = []
-    room = CHUNK
-    for entry in entries:
-        data = ustar.header(entry, epoch)
-        while len(data) > room:
-            pieces.append(data[:room])
-            yield pieces
-            data, pieces, room = data[room:], [], CHUNK
-        pieces.append(data)
-        room -= len(data)
-        if entry.kind != "file":
-            continue
-        offset, size = 0, entry.size
-        while size - offset > room:
-            if room:
-                pieces.append((entry, offset, room))
-                offset += room
-            yield pieces
-            pieces, room = [], CHUNK
-        # An empty file gets its piece too: it may have grown.
-        pieces.append((entry, offset, size - offset))
-        room -= size - offset
-        # Headers and contents are whole blocks and so is a chunk: the padding always fits.
-        if padding := ustar.padding(size):
-            pieces.append(bytes(padding))
-            room -= padding
-    if room < len(ustar.END):
-        pieces.append(ustar.END[:room])
-        yield pieces
-        pieces, room = [ustar.END[room:]], CHUNK
-    else:
-        pieces.append(ustar.END)
-    yield pieces
-
-
-def _fill(pieces: Sequence[_Piece], buffer: memoryview) -> int:
-    """Put the pieces into the buffer, one after the other, and return their size together."""
-    position = 0
-    for piece in pieces:
-        if isinstance(piece, bytes):
-            end = position + len(piece)
-            buffer[position:end] = piece
-        else:
-            entry, offset, amount = piece
-            end = position + amount
-            _copy(entry, offset, amount, buffer[position : end + 1])
-        position = end
-    return position
-
-
-def _copy(entry: Entry, offset: int, amount: int, view: memoryview) -> None:
-    """Read part of an entry's content into `view`, which has room for one byte more."""
-    content = entry.content
-    if isinstance(content, bytes):
-        if len(content) != entry.size:
-            raise _changed(entry)
-        view[:amount] = content[offset : offset + amount]
-        return
-    if content is None:
-        raise ValueError(f"`{entry.path}` is a file without content")
-    try:
-        if isinstance(content, Slice):
-            found = _read(content.path, content.offset + offset, view[:amount])
-        elif not entry.size:
-            found = content.stat().st_size
-        else:
-            # Past the end of a file there must be nothing.
-            found = _read(content, offset, view if offset + amount == entry.size else view[:amount])
-    except OSError as error:
-        place = str(content.path if isinstance(content, Slice) else content)
-        raise NodeError(f"`{entry.path}` cannot be read: {error.strerror or error}", place=place) from error
-    if found != amount:
-        raise _changed(entry)
-
-
-def _read(path: os.PathLike[str], offset: int, view: memoryview) -> int:
-    """Fill the view from the file and return how much of it there was."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        done = 0
-        while done < len(view):
-            count = os.preadv(descriptor, [view[done:] if done else view], offset + done)
-            if not count:
-                break
-            done += count
-        return done
-    finally:
-        os.close(descriptor)
-
-
-def _changed(entry: Entry) -> StepError:
-    content = entry.content
-    path = content.path if isinstance(content, Slice) else content
-    got = f"{len(content)} bytes" if isinstance(content, bytes) else "another size"
-    if isinstance(content, Path):
-        with contextlib.suppress(OSError):
-            got = f"{content.stat().st_size} bytes"
-    return StepError(
-        f"`{entry.path}` changed while it was packed: expected {entry.size} bytes, got {got}",
-        place=str(path) if isinstance(path, Path) else None,
-        hint="let whatever writes there end, and run again",
-    )

@@ -9,7 +9,7 @@ that need it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from assembler.manifest.library import BoundLayer, LoadedManifest, Scope
@@ -24,8 +24,9 @@ StepState = Literal["cached", "todo", "unknown"]
 class Step:
     """One node of the plan.
 
-    `key` is None while a fact is missing (an unlocked package list, say); `state` is then `unknown`. `needs`
-    names steps that come before. `bytes_download` is what must be fetched, None when it is not known.
+    `key` is None while a fact is missing (an unlocked package list, say); `state` is then `unknown`, unless it is
+    known all the same that there is work. `needs` names steps that come before. `bytes_download` is what must be
+    fetched, None when it is not known.
     """
 
     id: str
@@ -69,18 +70,18 @@ class BaseFact:
 class Facts:
     """What the world answered.
 
-    `sources` maps (scope name, source name) to the digest of its content, `parts` (scope name, source name,
-    pattern) to that of the part which a `copy` takes, where that is known more closely, `files` (scope name, host
-    file) to that of a file which a `files` layer takes in. `packages` maps a step id to the SHA-256 digests of its
-    .debs in installation order, None while they are not locked.
+    `sources` maps (scope name, source name) to the digest of its content, `files` (scope name, host file) to that
+    of a file which a `files` layer takes in. `trees` maps the number of a layer that is copied from a directory of
+    this host to its diff ID, which says it all; None stands for one that was never packed before. `packages` maps
+    a step id to the SHA-256 digests of its .debs in installation order, None while they are not locked.
     """
 
     platform: str
     runtime: BaseFact
     devel: BaseFact | None
     sources: Mapping[tuple[str, str], str | None]
-    parts: Mapping[tuple[str, str, str], str]
     files: Mapping[tuple[str, str], str]
+    trees: Mapping[int, str | None]
     packages: Mapping[str, Sequence[str] | None]
     compressor: str
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -273,6 +274,11 @@ def _layer_step(
     entry = layer.entry
     identifier = layer_id(index)
     common = {"compressor": facts.compressor}
+    if index in facts.trees:
+        diff_id = facts.trees[index]
+        key = None if diff_id is None else copied_key(facts.compressor, diff_id)
+        step = _step(facts, identifier, "pack", layer_name(entry), key, (), layer=index)
+        return step if key else replace(step, state="todo", detail="new")
     if entry.packages:
         needs = ("base:runtime", *_earlier(layers, index, packages_only=True))
         packages = facts.packages.get(identifier)
@@ -306,10 +312,14 @@ def _layer_step(
             digest = facts.sources.get((layer.scope.name, copy.source))
             if digest is None:
                 return _step(facts, identifier, "pack", layer_name(entry), None, needs, layer=index)
-            part = facts.parts.get((layer.scope.name, copy.source, copy.path or ""))
-            content |= {"part": part} if part else {"source": digest}
+            content["source"] = digest
     key = _key("pack", needs, keys, {**common, "content": content})
     return _step(facts, identifier, "pack", layer_name(entry), key, needs, layer=index)
+
+
+def copied_key(compressor: str, diff_id: str) -> str:
+    """The key of a layer whose diff ID is known before it is made: of files on this host."""
+    return key_of("pack", {"compressor": compressor, "diff_id": diff_id})
 
 
 def _earlier(layers: Sequence[BoundLayer], index: int, *, packages_only: bool) -> tuple[str, ...]:

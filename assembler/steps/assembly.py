@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from assembler.plan.graph import (
 )
 from assembler.plan.key import key_of
 from assembler.plan.settings import settings_facts
-from assembler.steps import bases, compiling, packing, records, stacking
+from assembler.steps import bases, compiling, copies, packing, records, stacking
 from assembler.steps.bases import BaseHandle
 from assembler.steps.locking import locking_of
 from assembler.steps.stacking import BuiltImage
@@ -89,7 +90,7 @@ class Assembly:
     @cached_property
     def sibling_plan(self) -> Plan:
         """Its plan, as it is when it is first asked for."""
-        return self.sibling.plan()
+        return self.sibling.plan(exact=False)
 
     @property
     def sending(self) -> Sending | None:
@@ -245,17 +246,22 @@ class Assembly:
 
     # the plan
 
-    def plan(self) -> Plan:
-        """The plan as far as the lock and the store can tell it without asking anyone."""
-        digests, parts = self._source_facts()
+    def plan(self, *, exact: bool = True) -> Plan:
+        """The plan as far as the lock and the store can tell it without asking anyone.
+
+        Unless `exact`, no file is read to find the key of a layer that cannot be in the store.
+        """
+        return build_plan(self.loaded, self._facts(exact=exact))
+
+    def _facts(self, *, exact: bool) -> Facts:
         packages = {step: self.packages(step, lock=False) for step in self._package_steps}
-        facts = Facts(
+        return Facts(
             platform=str(self.platform),
             runtime=self.runtime.fact,
             devel=self.devel.fact if self.devel else None,
-            sources=digests,
-            parts=parts,
+            sources=self._source_facts(),
             files=self._taken_files(),
+            trees=copies.tree_facts(self, exact=exact),
             packages={
                 step: None if found is None else [package.sha256 for package in found]
                 for step, found in packages.items()
@@ -268,43 +274,33 @@ class Assembly:
             },
             known=lambda key: records.known(self.session.store, key),
         )
-        return build_plan(self.loaded, facts)
 
-    def _source_facts(self) -> tuple[dict[tuple[str, str], str | None], dict[tuple[str, str, str], str]]:
-        """Digests of the sources, and of those parts of path sources that are copied."""
+    def _source_facts(self) -> dict[tuple[str, str], str | None]:
+        """Digests of the sources; of a directory of this host when it is compiled only."""
         from assembler.build import sources
 
+        compiled = {(scope.name, step.source) for scope, _, step in used_compile_steps(self.loaded)}
         digests: dict[tuple[str, str], str | None] = {}
-        parts: dict[tuple[str, str, str], str] = {}
         for scope, name in self.used_sources():
             if scope.sources[name].path:
-                state = self.tree(scope, name)
-                digests[scope.name, name] = state.digest
-                parts |= {(scope.name, name, part): digest for part, digest in state.parts.items()}
+                if (scope.name, name) in compiled:
+                    digests[scope.name, name] = self.tree(scope, name).digest
                 continue
             answer = self.source_answer(scope, name, lock=False)
             digests[scope.name, name] = (
                 None if answer is None else sources.source_digest(scope.sources[name], answer, scope.directory)
             )
-        return digests, parts
+        return digests
 
     def tree(self, scope: Scope, name: str) -> TreeState:
-        """A path source as it was when this assembly first looked at it. One look: what is packed is checked
-        against it afterwards, so that a key never speaks of another content.
-        """
+        """The content of a path source that is compiled, as it was when this assembly first looked at it."""
         if (scope.name, name) not in self.trees:
             from assembler.build.checkout import tree_path
             from assembler.tree.directory import tree_state
 
             source = scope.sources[name]
-            copies = (layer.entry.copy_ for layer in self.loaded.layers if layer.scope is scope)
-            wanted = {copy.path for copy in copies if copy and copy.source == name and copy.path}
-            self.trees[scope.name, name] = tree_state(
-                tree_path(source, scope.directory),
-                ignore=source.ignore,
-                cache=self.session.stat_cache,
-                parts=sorted(wanted),
-            )
+            root = tree_path(source, scope.directory)
+            self.trees[scope.name, name] = tree_state(root, ignore=source.ignore, cache=self.session.stat_cache)
         return self.trees[scope.name, name]
 
     def _taken_files(self) -> dict[tuple[str, str], str]:
@@ -325,18 +321,16 @@ class Assembly:
 
     def build(self) -> BuiltImage:
         """Do what the plan says and return the image; nothing is done for what the store has."""
-        plan = self.plan()
+        # The key of a layer that is new comes out of its packing; but a twin's key is asked for before that.
+        exact = self.loaded.manifest.compression == "both"
+        plan = self.plan(exact=exact)
         if any(step.kind not in ("base", "pack", "image") for step in plan.work):
             self.session.ready()
-        if plan.image.key is None:
+        if not self._is_locked(exact=exact):
             self.session.ready()
             self.lock()
-            plan = self.plan()
-        key = plan.image.key
-        if key is None:
-            missing = ", ".join(step.id for step in plan.steps if step.key is None)
-            raise LockError(f"these steps have no key after locking: {missing}", place=str(self.loaded.path))
-        found = stacking.finished(self, key)
+            plan = self.plan(exact=exact)
+        found = stacking.finished(self, plan.image.key) if plan.image.key else None
         if found is not None:
             return found
         for step in plan.work:
@@ -344,7 +338,19 @@ class Assembly:
                 compiling.compile_one(self, plan, step)
             elif step.layer is not None:
                 self.layers[step.layer] = packing.make_layer(self, plan, step.layer)
+                if step.key is None:
+                    plan = self.plan(exact=False)
+        key = plan.image.key
+        if key is None:
+            missing = ", ".join(step.id for step in plan.steps if step.key is None)
+            raise LockError(f"these steps have no key after locking: {missing}", place=str(self.loaded.path))
         return stacking.stack(self, plan, key)
+
+    def _is_locked(self, *, exact: bool) -> bool:
+        """Does the lock know all that keys stand on? Layers whose key comes out of the packing do not count."""
+        facts = self._facts(exact=exact)
+        stand_ins = {index: diff_id or "new" for index, diff_id in facts.trees.items()}
+        return build_plan(self.loaded, replace(facts, trees=stand_ins)).image.key is not None
 
     def layer(self, plan: Plan, index: int) -> BlobLayer:
         """A layer that is in the store, or is made now."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from assembler.errors import ManifestError, StepError
+from assembler.errors import ManifestError
 from assembler.manifest.library import BoundLayer
 from assembler.manifest.models import Copy
+from assembler.oci.descriptor import COMPRESSOR
 from assembler.oci.digest import Digest
 from assembler.oci.image import BlobLayer
-from assembler.plan.graph import Plan, Step, compile_id, layer_id, layer_name
+from assembler.pack.tarball import PackedLayer
+from assembler.plan.graph import Plan, Step, compile_id, copied_key, layer_id, layer_name
 from assembler.steps import layers
+from assembler.steps.copies import CopiedLayer, copied_layer
 from assembler.steps.wish import Wish
 from assembler.tree.entry import Entry
 from assembler.units import size_text
@@ -25,20 +28,37 @@ def make_layer(assembly: Assembly, plan: Plan, index: int) -> BlobLayer:
     step = plan.step(layer_id(index))
     verb = step.kind if step.kind in ("packages", "run") else "pack"
     wish = _wish(assembly, step, layer)
+    copied = copied_layer(assembly, index)
     with assembly.session.step(step.id, verb, step.name, step.key) as report:
         packed = wish.from_twin()
-        if packed is None:
-            if layer.entry.packages or layer.entry.run:
-                from assembler.steps.running import changed_layer
+        if packed is not None:
+            made = {wish.key: packed}
+        elif layer.entry.packages or layer.entry.run:
+            from assembler.steps.running import changed_layer
 
-                packed, made = changed_layer(assembly, plan, index, wish)
-            else:
-                packed, made = wish.pack(entries_of(assembly, plan, layer))
-                _check_unchanged(assembly, layer)
-            wish.remember(made)
+            packed, made = changed_layer(assembly, plan, index, wish)
+        else:
+            packed, made = wish.pack(copied.entries if copied else entries_of(assembly, plan, layer))
+        if copied:
+            report.key, made = _settled(copied, packed, made)
+        wish.remember(made)
         sizes = size_text(packed.uncompressed_bytes), size_text(packed.layer.descriptor.size)
         report.detail = f"{packed.files} files, {sizes[0]} → {sizes[1]}"
     return packed.layer
+
+
+def _settled(
+    copied: CopiedLayer, packed: PackedLayer, made: dict[str, PackedLayer]
+) -> tuple[str, dict[str, PackedLayer]]:
+    """The layer's key, which may come out of the packing only, and what is remembered then: all that was made,
+    under its key and under its shape.
+    """
+    diff_id = packed.layer.diff_id
+    copied.settle(diff_id)
+    by_compressor = {str(one.layer.descriptor.annotations[COMPRESSOR]): one for one in made.values()}
+    records = {copied_key(compressor, diff_id): one for compressor, one in by_compressor.items()}
+    records |= {copied.shape(compressor): one for compressor, one in by_compressor.items()}
+    return copied_key(packed.layer.descriptor.annotations[COMPRESSOR], diff_id), records
 
 
 def _wish(assembly: Assembly, step: Step, layer: BoundLayer) -> Wish:
@@ -47,7 +67,7 @@ def _wish(assembly: Assembly, step: Step, layer: BoundLayer) -> Wish:
     wanted = in_container or assembly.also or assembly.loaded.manifest.compression == "both"
     return Wish(
         session=assembly.session,
-        key=str(step.key),
+        key=step.key or "",  # a copied layer's may come out of the packing only, see `_settled`
         compression=assembly.compression,
         other_key=assembly.sibling_plan.step(step.id).key if wanted else None,
         both=assembly.also is not None,
@@ -56,22 +76,6 @@ def _wish(assembly: Assembly, step: Step, layer: BoundLayer) -> Wish:
         epoch=assembly.loaded.manifest.epoch,
         sending=assembly.sending,
     )
-
-
-def _check_unchanged(assembly: Assembly, layer: BoundLayer) -> None:
-    """A path source that was changed after its key was made must not be remembered under that key."""
-    copy = layer.entry.copy_
-    if copy is None or copy.source is None or not layer.scope.sources[copy.source].path:
-        return
-    from assembler.build.checkout import tree_path
-    from assembler.tree.fingerprint import changed_since
-
-    source = layer.scope.sources[copy.source]
-    state = assembly.tree(layer.scope, copy.source)
-    if changed_since(tree_path(source, layer.scope.directory), state.fingerprint, ignore=source.ignore):
-        raise StepError(
-            f"the source `{copy.source}` was changed while it was packed", place=layer.place, hint="run it again"
-        )
 
 
 def entries_of(assembly: Assembly, plan: Plan, layer: BoundLayer) -> tuple[Entry, ...]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from assembler.build.runs import RunDirectory
     from assembler.oci.reference import Reference
     from assembler.registry.client import Client
+    from assembler.steps.copies import Copies
     from assembler.steps.locking import Locking
     from assembler.steps.sending import Sending
     from assembler.tree.fingerprint import StatCache
@@ -115,6 +116,13 @@ class Session:
 
         return StatCache(self.options.cache / "stat")
 
+    @cached_property
+    def copies(self) -> Copies:
+        """Directories of this host that layers are copied from."""
+        from assembler.steps.copies import Copies
+
+        return Copies(self.stat_cache)
+
     @contextlib.contextmanager
     def step(self, identifier: str, verb: str, name: str, key: str | None = None) -> Iterator[StepReport]:
         """Report a step: started now, finished when the block ends well."""
@@ -130,14 +138,15 @@ class Session:
                 outcome=report.outcome,
                 seconds=time.monotonic() - started,
                 detail=report.detail,
-                key=key,
+                key=report.key or key,
             )
         )
 
 
 @dataclass(slots=True)
 class StepReport:
-    """Filled in by the block of `Session.step`."""
+    """Filled in by the block of `Session.step`; `key` where it was not known at the start."""
 
     outcome: Outcome = "built"
     detail: str = ""
+    key: str | None = None

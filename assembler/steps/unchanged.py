@@ -96,14 +96,13 @@ def _files(assembly: Assembly) -> Iterator[Path]:
 
 def _trees(assembly: Assembly) -> Iterator[tuple[Path, tuple[str, ...], str]]:
     """(root, ignore rules, fingerprint) of every path source, the fingerprint empty where it may not be kept."""
-    from assembler.build.checkout import tree_path
+    from assembler.steps.copies import look_at
 
     for scope, name in assembly.used_sources():
         source = scope.sources[name]
         if source.path:
-            state = assembly.tree(scope, name)
-            root = tree_path(source, scope.directory).absolute()
-            yield root, source.ignore, state.fingerprint if state.settled else ""
+            look = look_at(assembly, scope, name)
+            yield look.root.absolute(), source.ignore, look.survey.fingerprint if look.survey.settled else ""
     for nested in assembly.nested:
         yield from _trees(nested)
 

@@ -82,7 +82,7 @@ class Wish:
         return packed, {self.key: packed}
 
     def from_twin(self) -> PackedLayer | None:
-        """The layer, compressed from its twin and remembered; None when that is not in the store."""
+        """The layer, compressed from its twin; None when that is not in the store."""
         store = self.session.store
         twin = layer_from_record(store, self.other_key, self.created_by) if self.other_key else None
         record = store.record(self.other_key) if self.other_key else None
@@ -97,9 +97,7 @@ class Wish:
                 StepProgress(step=self.step, done_bytes=done, total_bytes=total)
             ),
         )
-        packed = PackedLayer(layer=layer, uncompressed_bytes=total, files=int(record["files"]))
-        self.remember({self.key: packed})
-        return packed
+        return PackedLayer(layer=layer, uncompressed_bytes=total, files=int(record["files"]))
 
     def remember(self, made: dict[str, PackedLayer]) -> None:
         """Keep the records of layers whose blobs are in the store."""
