@@ -10,7 +10,7 @@ from assembler.manifest.models import Copy
 from assembler.oci.digest import Digest
 from assembler.oci.image import BlobLayer
 from assembler.plan.graph import Plan, Step, compile_id, layer_id, layer_name
-from assembler.steps import layers
+from assembler.steps import copying, layers
 from assembler.steps.wish import Wish
 from assembler.tree.entry import Entry
 from assembler.units import size_text
@@ -33,7 +33,7 @@ def make_layer(assembly: Assembly, plan: Plan, index: int) -> BlobLayer:
 
                 packed, made = changed_layer(assembly, plan, index, wish)
             else:
-                packed, made = wish.pack(entries_of(assembly, plan, layer))
+                packed, made = wish.pack(entries_of(assembly, plan, index))
                 _check_unchanged(assembly, layer)
             wish.remember(made)
         sizes = size_text(packed.uncompressed_bytes), size_text(packed.layer.descriptor.size)
@@ -74,11 +74,14 @@ def _check_unchanged(assembly: Assembly, layer: BoundLayer) -> None:
         )
 
 
-def entries_of(assembly: Assembly, plan: Plan, layer: BoundLayer) -> tuple[Entry, ...]:
+def entries_of(assembly: Assembly, plan: Plan, index: int) -> tuple[Entry, ...]:
     """The entries of a layer that needs no container of its own."""
+    layer = assembly.loaded.layers[index]
     entry = layer.entry
     if entry.files:
         return layers.file_entries(entry.files, layer.scope.directory, layer.place)
+    if entry.copy_ is not None and entry.copy_.image is not None:
+        return copying.copied_out(assembly.session, assembly.images[index], layer, entry.copy_)
     if entry.copy_ is not None:
         return layers.copied(_copied_tree(assembly, plan, layer, entry.copy_), entry.copy_, layer.place)
     raise ManifestError("this kind of layer cannot be built yet", place=layer.place)
@@ -94,18 +97,15 @@ def _copied_tree(assembly: Assembly, plan: Plan, layer: BoundLayer, copy: Copy) 
         if record is None:
             raise ManifestError(f"compile step `{step_name}` left nothing", place=layer.place)
         return bundle_entries(session.store, Digest.parse(record["bundle"]), artifact)
-    if copy.source:
-        from assembler.build import sources
+    from assembler.build import sources
 
-        source = layer.scope.sources[copy.source]
-        answer = assembly.source_answer(layer.scope, copy.source) or {}
-        return sources.source_entries(
-            source,
-            answer,
-            layer.scope.directory,
-            store=session.store,
-            cache=session.options.cache,
-            emit=session.emit,
-            offline=session.options.offline,
-        )
-    raise ManifestError("copying out of another image cannot be done yet", place=layer.place)
+    name = str(copy.source)
+    return sources.source_entries(
+        layer.scope.sources[name],
+        assembly.source_answer(layer.scope, name) or {},
+        layer.scope.directory,
+        store=session.store,
+        cache=session.options.cache,
+        emit=session.emit,
+        offline=session.options.offline,
+    )

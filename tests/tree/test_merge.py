@@ -226,8 +226,7 @@ def test_a_truncated_layer_is_named(cut: int) -> None:
 
 
 def test_names_that_are_no_text_are_kept_for_who_needs_them() -> None:
-    data = layer_tar(Put("a", b"1")).replace(b"a" + bytes(99), b"\xff" + bytes(99), 1)
-    data = bytearray(data)
+    data = bytearray(layer_tar(Put("a", b"1")).replace(b"a" + bytes(99), b"\xff" + bytes(99), 1))
     data[148:156] = b" " * 8
     data[148:156] = b"%06o\0 " % sum(data[:512])
     tree = MergedTree()
