@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from assembler.manifest.bases import Base
 from assembler.manifest.fields import (
     AbsolutePath,
     Argv,
@@ -17,7 +18,6 @@ from assembler.manifest.fields import (
     Mode,
     Model,
     Name,
-    ReferenceText,
     Requirement,
     Text,
     wrong,
@@ -51,7 +51,9 @@ class Copy(Model):
 
     artifact: Text | None = Field(None, description="`step.artifact` of a compile step in the same file")
     source: Text | None = Field(None, description="name of a source in the same file")
-    image: ReferenceText | None = Field(None, description="image reference")
+    image: Base | None = Field(
+        None, description="image reference, `oci:DIR`, or another manifest; relative to the file that says it"
+    )
     path: InsidePath | None = Field(
         None, description="what of the source or image; may be a pattern; all when absent"
     )
@@ -67,6 +69,8 @@ class Copy(Model):
             raise wrong("`path` belongs to `source` and `image`", at=("path",))
         if self.image and not self.path:
             raise wrong("`image` needs `path`: what is copied out of it")
+        if self.image and self.image.scratch:
+            raise wrong("there is nothing in `scratch` to copy", at=("image",))
         return self
 
 

@@ -250,27 +250,31 @@ class _Loader:
             )
             if not isinstance(base, Base) or base.manifest is None:
                 continue
-            path = unit.path.parent / base.manifest
-            steps: Steps = (role, "manifest")
-            if not path.is_file():
-                if role in bases:
-                    self.problems.add_error(ManifestError("no such file", place=f"--base {role}={bases[role]}"))
-                    continue
-                near = [f"{path.parent.name}/{each.name}" for each in path.parent.glob("*.yaml")]
-                hint = did_you_mean(f"{path.parent.name}/{path.name}", near)
-                self.problems.add(unit.document, steps, f"no file `{base.manifest}`", hint=hint)
-                continue
-            found[role] = path
-            if path.resolve() in self.stack:
-                chain = [*self.stack[self.stack.index(path.resolve()) :], path.resolve()]
-                shown = " → ".join(each.name for each in chain)
-                self.problems.add(unit.document, steps, f"the manifest stands on itself: {shown}")
-                continue
-            key = (path.resolve(), tuple(sorted(base.with_.items())))
-            if key not in self.checked:
-                self.checked.add(key)
-                self.manifest(path, Given(base.with_, unit.document, steps), _NONE, _NONE)
+            if role in bases and not (unit.path.parent / base.manifest).is_file():
+                self.problems.add_error(ManifestError("no such file", place=f"--base {role}={bases[role]}"))
+            elif path := self.base_manifest(unit, (role,), base):
+                found[role] = path
         return found
+
+    def base_manifest(self, unit: _Unit, at: Steps, base: Base) -> Path | None:
+        """Check an image that is another manifest, by loading it; its file, None when there is none."""
+        path = unit.path.parent / str(base.manifest)
+        steps: Steps = (*at, "manifest")
+        if not path.is_file():
+            beside = [str(Path(str(base.manifest)).with_name(each.name)) for each in path.parent.glob("*.yaml")]
+            hint = did_you_mean(str(base.manifest), [each for each in beside if each != unit.path.name])
+            self.problems.add(unit.document, steps, f"no file `{base.manifest}`", hint=hint)
+            return None
+        if path.resolve() in self.stack:
+            chain = [*self.stack[self.stack.index(path.resolve()) :], path.resolve()]
+            shown = " → ".join(each.name for each in chain)
+            self.problems.add(unit.document, steps, f"the manifest stands on itself: {shown}")
+            return path
+        key = (path.resolve(), tuple(sorted(base.with_.items())))
+        if key not in self.checked:
+            self.checked.add(key)
+            self.manifest(path, Given(base.with_, unit.document, steps), _NONE, _NONE)
+        return path
 
     # -- recipes
 
@@ -333,6 +337,8 @@ class _Loader:
             self.known_artifact(unit, (*steps, "copy", "artifact"), entry.copy_.artifact)
         if entry.copy_ is not None and entry.copy_.source is not None:
             self.known_source(unit, (*steps, "copy", "source"), entry.copy_.source)
+        if entry.copy_ is not None and entry.copy_.image is not None and entry.copy_.image.manifest:
+            self.base_manifest(unit, (*steps, "copy", "image"), entry.copy_.image)
         if entry.wheels is not None and entry.wheels.file is not None:
             self.known_file(unit, (*steps, "wheels", "file"), entry.wheels.file)
         for index, file in enumerate(entry.files):

@@ -73,7 +73,8 @@ class Facts:
     `sources` maps (scope name, source name) to the digest of its content, `files` (scope name, host file) to that
     of a file which a `files` layer takes in. `trees` maps the number of a layer that is copied from a directory of
     this host to its diff ID, which says it all; None stands for one that was never packed before. `packages` maps
-    a step id to the SHA-256 digests of its .debs in installation order, None while they are not locked.
+    a step id to the SHA-256 digests of its .debs in installation order, None while they are not locked. `images`
+    maps the number of a layer to the image that it copies out of.
     """
 
     platform: str
@@ -84,6 +85,7 @@ class Facts:
     trees: Mapping[int, str | None]
     packages: Mapping[str, Sequence[str] | None]
     compressor: str
+    images: Mapping[int, BaseFact] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     known: Callable[[str], bool] = lambda _key: False
 
@@ -150,6 +152,12 @@ def layer_id(index: int) -> str:
     return f"layer:{index}"
 
 
+def image_id(facts: Facts, index: int) -> str:
+    """Id of the step that has the image which layer number `index` copies out of; layers may share it."""
+    first = next(number for number, image in facts.images.items() if image == facts.images[index])
+    return f"base:copy-{first}"
+
+
 def used_compile_steps(loaded: LoadedManifest) -> Iterator[tuple[Scope, str, CompileStep]]:
     """The compile steps that some layer ships something of, each once, in layer order."""
     seen: set[str] = set()
@@ -169,6 +177,10 @@ def build_plan(loaded: LoadedManifest, facts: Facts) -> Plan:
     if facts.devel is not None:
         steps.append(_base_step("devel", facts.devel))
         keys["base:devel"] = facts.devel.key
+    for index, image in facts.images.items():
+        if image_id(facts, index) not in keys:
+            steps.append(_base_step(image_id(facts, index).partition(":")[2], image))
+            keys[steps[-1].id] = image.key
     for scope, name, compile_step in used_compile_steps(loaded):
         for step in _compile_steps(loaded, facts, scope, name, compile_step, keys):
             steps.append(step)
@@ -313,6 +325,8 @@ def _layer_step(
             if digest is None:
                 return _step(facts, identifier, "pack", layer_name(entry), None, needs, layer=index)
             content["source"] = digest
+        else:
+            needs = (image_id(facts, index),)
     key = _key("pack", needs, keys, {**common, "content": content})
     return _step(facts, identifier, "pack", layer_name(entry), key, needs, layer=index)
 
@@ -344,7 +358,8 @@ def layer_name(entry: LayerEntry) -> str:
         paths = [item.path for item in entry.files]
         return "files " + " ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
     if entry.copy_:
-        what = entry.copy_.artifact or entry.copy_.source or entry.copy_.image or ""
-        path = f"/{entry.copy_.path}" if entry.copy_.path else ""
+        image = entry.copy_.image
+        what = entry.copy_.artifact or entry.copy_.source or (image.label if image else "")
+        path = f"/{entry.copy_.path.lstrip('/')}" if entry.copy_.path else ""
         return f"copy {what}{path} to {entry.copy_.to}"
     return "layer"

@@ -26,7 +26,7 @@ from assembler.plan.graph import (
 )
 from assembler.plan.key import key_of
 from assembler.plan.settings import settings_facts
-from assembler.steps import bases, compiling, copies, packing, records, stacking
+from assembler.steps import bases, compiling, copies, copying, packing, records, stacking
 from assembler.steps.bases import BaseHandle
 from assembler.steps.locking import locking_of
 from assembler.steps.stacking import BuiltImage
@@ -116,6 +116,16 @@ class Assembly:
                 hint="add `devel:` to the manifest, or pass `--base devel=REFERENCE`",
             )
         return bases.base_handle(self, "devel", base)
+
+    @cached_property
+    def images(self) -> Mapping[int, BaseHandle]:
+        """The images that `copy` layers take files out of, by the number of the layer."""
+        return copying.image_handles(self)
+
+    @property
+    def handles(self) -> tuple[BaseHandle, ...]:
+        """Every image that this one is made with: bases, and what is copied out of."""
+        return tuple(handle for handle in (self.runtime, self.devel, *self.images.values()) if handle)
 
     def base_of(
         self, manifest: Path, sets: Mapping[str, str], compression: Compression | None, also: Compression | None
@@ -224,9 +234,13 @@ class Assembly:
 
         Resolving packages needs the base that they are installed into, which is made for it where it has to be.
         """
-        for handle in (self.runtime, self.devel):
-            if handle is not None and handle.identity is None:
-                handle.image()
+        unknown = [handle for handle in self.handles if handle.identity is None or handle.fact.key is None]
+        for handle in unknown:
+            handle.image()
+        if unknown:  # what is known of them now was not when they were looked at first
+            for name in ("runtime", "devel", "images"):
+                self.__dict__.pop(name, None)
+            self.nested.clear()
         for scope, name in self.used_sources():
             self.source_answer(scope, name)
         for step in self._package_steps:
@@ -267,6 +281,7 @@ class Assembly:
                 for step, found in packages.items()
             },
             compressor=compressor_id(self.compression),
+            images={index: handle.fact for index, handle in self.images.items()},
             settings={
                 "image": settings_facts(self.loaded.manifest.image),
                 "names": [layer_name(layer.entry) for layer in self.loaded.layers],

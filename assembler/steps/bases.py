@@ -36,18 +36,22 @@ class BaseHandle:
     """A base that is known but not necessarily here.
 
     `identity` says what the base is made of without our format version, for the lock; `image` reads or makes
-    it; `reference` is set for a registry base.
+    it; `reference` is set for a registry base, `files` are those on disk that say which image it is.
     """
 
     fact: BaseFact
     identity: str | None
     image: Callable[[], Image]
     reference: Reference | None = None
+    files: tuple[Path, ...] = ()
 
 
-def base_handle(assembly: Assembly, role: str, base: Base) -> BaseHandle:
-    """The base that a manifest names as its `devel` or `runtime`."""
-    session, directory, platform = assembly.session, assembly.loaded.path.parent, assembly.platform
+def base_handle(assembly: Assembly, role: str, base: Base, directory: Path | None = None) -> BaseHandle:
+    """The base that a manifest names as its `devel` or `runtime`, or an image that is copied out of.
+
+    Relative paths start from `directory`, or from that of the manifest.
+    """
+    session, directory, platform = assembly.session, directory or assembly.loaded.path.parent, assembly.platform
     # The layers of a runtime base are compressed like those that come on it, so that whoever reads those can read
     # all. A devel base stays as it is: nothing is to be compiled again for the sake of a compression.
     compression, also = (assembly.compression, assembly.also) if role == "runtime" else (None, None)
@@ -144,7 +148,7 @@ def layout_base(session: Session, role: str, directory: Path, name: str | None, 
         return Image.from_base(found.manifest, found.config, None)
 
     fact = BaseFact(key=digest.hex, name=f"oci:{directory.name}", detail=role)
-    return BaseHandle(fact=fact, identity=digest.hex, image=image)
+    return BaseHandle(fact=fact, identity=digest.hex, image=image, files=(directory / "index.json",))
 
 
 def _adopt(session: Session, path: Path, digest: Digest, size: int) -> None:

@@ -45,17 +45,28 @@ def _or(mode: int | None, default: int) -> int:
 
 
 def copied(entries: Sequence[Entry], copy: Copy, place: str) -> tuple[Entry, ...]:
-    """Put a tree (an artifact, a source) where a `copy` wants it.
+    """Put what a `copy` chooses of a tree (an artifact, a source) where it wants it; see `placed`."""
+    wanted = (copy.path or "").strip("/")
+    is_directory = any(
+        entry.path.startswith(f"{wanted}/") or (entry.path == wanted and entry.kind == "directory")
+        for entry in entries
+    )
+    return placed(select(entries, copy.path, place), copy, place, is_directory=is_directory)
 
-    `to` with a trailing slash, or a tree of more than one file, means "into this directory"; otherwise a single
+
+def placed(chosen: Sequence[Entry], copy: Copy, place: str, *, is_directory: bool) -> tuple[Entry, ...]:
+    """Put these entries where a `copy` wants them. `is_directory` says that they are the content of a directory.
+
+    `to` with a trailing slash, a directory, or more than one file, means "into this directory"; otherwise a single
     file gets this very name. A directory's content is copied, not the directory, as in a Dockerfile.
     """
     target = copy.to.strip("/")
-    chosen = select(entries, copy.path, place)
-    single = len(chosen) == 1 and chosen[0].kind in ("file", "symlink") and not copy.to.endswith("/")
+    is_file = len(chosen) == 1 and chosen[0].kind in ("file", "symlink") and not is_directory
     tree = TreeBuilder(place)
     for entry in chosen:
-        path = target if single else posixpath.join(target, entry.path) if target else entry.path
+        path = posixpath.join(target, entry.path) if target else entry.path
+        if is_file and not copy.to.endswith("/"):
+            path = target
         link = posixpath.join(target, entry.link) if entry.kind == "hardlink" and target else entry.link
         mode = entry.mode
         if copy.mode is not None and entry.kind == "file":

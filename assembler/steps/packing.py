@@ -12,7 +12,7 @@ from assembler.oci.digest import Digest
 from assembler.oci.image import BlobLayer
 from assembler.pack.tarball import PackedLayer
 from assembler.plan.graph import Plan, Step, compile_id, copied_key, layer_id, layer_name
-from assembler.steps import layers
+from assembler.steps import copying, layers
 from assembler.steps.copies import CopiedLayer, copied_layer
 from assembler.steps.wish import Wish
 from assembler.tree.entry import Entry
@@ -38,7 +38,7 @@ def make_layer(assembly: Assembly, plan: Plan, index: int) -> BlobLayer:
 
             packed, made = changed_layer(assembly, plan, index, wish)
         else:
-            packed, made = wish.pack(copied.entries if copied else entries_of(assembly, plan, layer))
+            packed, made = wish.pack(copied.entries if copied else entries_of(assembly, plan, index))
         if copied:
             report.key, made = _settled(copied, packed, made)
         wish.remember(made)
@@ -78,11 +78,14 @@ def _wish(assembly: Assembly, step: Step, layer: BoundLayer) -> Wish:
     )
 
 
-def entries_of(assembly: Assembly, plan: Plan, layer: BoundLayer) -> tuple[Entry, ...]:
+def entries_of(assembly: Assembly, plan: Plan, index: int) -> tuple[Entry, ...]:
     """The entries of a layer that needs no container of its own."""
+    layer = assembly.loaded.layers[index]
     entry = layer.entry
     if entry.files:
         return layers.file_entries(entry.files, layer.scope.directory, layer.place)
+    if entry.copy_ is not None and entry.copy_.image is not None:
+        return copying.copied_out(assembly.session, assembly.images[index], layer, entry.copy_)
     if entry.copy_ is not None:
         return layers.copied(_copied_tree(assembly, plan, layer, entry.copy_), entry.copy_, layer.place)
     raise ManifestError("this kind of layer cannot be built yet", place=layer.place)
@@ -98,18 +101,15 @@ def _copied_tree(assembly: Assembly, plan: Plan, layer: BoundLayer, copy: Copy) 
         if record is None:
             raise ManifestError(f"compile step `{step_name}` left nothing", place=layer.place)
         return bundle_entries(session.store, Digest.parse(record["bundle"]), artifact)
-    if copy.source:
-        from assembler.build import sources
+    from assembler.build import sources
 
-        source = layer.scope.sources[copy.source]
-        answer = assembly.source_answer(layer.scope, copy.source) or {}
-        return sources.source_entries(
-            source,
-            answer,
-            layer.scope.directory,
-            store=session.store,
-            cache=session.options.cache,
-            emit=session.emit,
-            offline=session.options.offline,
-        )
-    raise ManifestError("copying out of another image cannot be done yet", place=layer.place)
+    name = str(copy.source)
+    return sources.source_entries(
+        layer.scope.sources[name],
+        assembly.source_answer(layer.scope, name) or {},
+        layer.scope.directory,
+        store=session.store,
+        cache=session.options.cache,
+        emit=session.emit,
+        offline=session.options.offline,
+    )

@@ -90,6 +90,8 @@ def _files(assembly: Assembly) -> Iterator[Path]:
     """Every file whose content went in: manifests, recipes, locks, files taken in; those of bases too."""
     yield from assembly.loaded.files
     yield from assembly.locking.files
+    for handle in assembly.handles:
+        yield from handle.files
     for nested in assembly.nested:
         yield from _files(nested)
 
