@@ -167,8 +167,10 @@ class TarReader:
             owners = _owners(header, records) if self._layer else (0, 0)
         except ValueError as error:
             raise TarError(f"`{shown(name)}` has a header that is no number: {error}") from None
-        if size < 0 or min(owners) < 0:
-            raise TarError(f"`{shown(name)}` has a negative size or owner")
+        if size < 0:
+            raise TarError(f"`{shown(name)}` has the size {size}")
+        if min(owners) < 0:
+            raise TarError(f"`{shown(name)}` has a negative owner")
         return Member(
             name=name,
             kind=kind or "file",

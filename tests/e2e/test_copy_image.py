@@ -283,7 +283,7 @@ def test_no_root_is_needed(project: Path, layout: Store, tmp_path: Path) -> None
     for place in (cache, project):
         place.mkdir(exist_ok=True)
         os.chown(place, 4711, 4711)
-    for parent in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+    for parent in (tmp_path, *list(tmp_path.parents)[:3]):
         parent.chmod(parent.stat().st_mode | 0o011)
     done = subprocess.run(
         [
