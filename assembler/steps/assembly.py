@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assembler.errors import LockError, ManifestError
+from assembler.errors import LockError, ManifestError, placed
 from assembler.manifest.library import LoadedManifest, Scope, load
 from assembler.oci.digest import Digest
 from assembler.oci.image import BlobLayer, Image, append
@@ -215,7 +216,10 @@ class Assembly:
             return self.locking.peek("source", label, request)
 
         def resolve() -> Mapping[str, Any]:
-            with self.session.step(f"lock:{label}", "lock", label) as report:
+            with (
+                self.source_errors(scope, name),
+                self.session.step(f"lock:{label}", "lock", label) as report,
+            ):
                 answer = sources.lock_source(
                     source,
                     scope.directory,
@@ -228,6 +232,13 @@ class Assembly:
             return answer
 
         return self.locking.answer("source", label, request, resolve)
+
+    @staticmethod
+    def source_errors(scope: Scope, name: str) -> AbstractContextManager[None]:
+        """Errors about a source say whose it is."""
+        label = f"{scope.name}.{name}" if scope.name else name
+        place = f"{scope.digest_place}: sources.{name}"
+        return placed(place, f"that is the source `{label}`, see {place}; `--source {label}=PATH` takes another")
 
     def lock(self) -> None:
         """Make the lock complete, asking the world for what it does not answer, and save it.
@@ -314,8 +325,10 @@ class Assembly:
             from assembler.tree.directory import tree_state
 
             source = scope.sources[name]
-            root = tree_path(source, scope.directory)
-            self.trees[scope.name, name] = tree_state(root, ignore=source.ignore, cache=self.session.stat_cache)
+            with self.source_errors(scope, name):
+                root = tree_path(source, scope.directory)
+                state = tree_state(root, ignore=source.ignore, cache=self.session.stat_cache)
+            self.trees[scope.name, name] = state
         return self.trees[scope.name, name]
 
     def _taken_files(self) -> dict[tuple[str, str], str]:
