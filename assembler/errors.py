@@ -95,6 +95,15 @@ class VerifyError(AssembleError):
     """What was written is not what was meant: a defect of ours, or a damaged store."""
 
 
+def refused(error: OSError) -> str:
+    """Why the operating system refused, in the style of facts.
+
+    >>> refused(OSError(28, "No space left on device"))
+    'no space left on device'
+    """
+    return (error.strerror or str(error)).lower()
+
+
 @contextlib.contextmanager
 def placed(place: str, hint: str | None = None) -> Iterator[None]:
     """Errors of the block that say no place, or no hint, get these: who called knows more than who failed."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assembler.errors import LockError, ManifestError, placed
+from assembler.errors import LockError, ManifestError, refused
 from assembler.manifest.library import LoadedManifest, Scope, load
 from assembler.oci.digest import Digest
 from assembler.oci.image import BlobLayer, Image, append
@@ -30,6 +29,7 @@ from assembler.plan.settings import settings_facts
 from assembler.steps import bases, compiling, copies, copying, packing, records, stacking
 from assembler.steps.bases import BaseHandle
 from assembler.steps.locking import locking_of
+from assembler.steps.places import source_errors
 from assembler.steps.stacking import BuiltImage
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ class Assembly:
 
         def resolve() -> Mapping[str, Any]:
             with (
-                self.source_errors(scope, name),
+                source_errors(scope, name),
                 self.session.step(f"lock:{label}", "lock", label) as report,
             ):
                 answer = sources.lock_source(
@@ -232,13 +232,6 @@ class Assembly:
             return answer
 
         return self.locking.answer("source", label, request, resolve)
-
-    @staticmethod
-    def source_errors(scope: Scope, name: str) -> AbstractContextManager[None]:
-        """Errors about a source say whose it is."""
-        label = f"{scope.name}.{name}" if scope.name else name
-        place = f"{scope.digest_place}: sources.{name}"
-        return placed(place, f"that is the source `{label}`, see {place}; `--source {label}=PATH` takes another")
 
     def lock(self) -> None:
         """Make the lock complete, asking the world for what it does not answer, and save it.
@@ -325,7 +318,7 @@ class Assembly:
             from assembler.tree.directory import tree_state
 
             source = scope.sources[name]
-            with self.source_errors(scope, name):
+            with source_errors(scope, name):
                 root = tree_path(source, scope.directory)
                 state = tree_state(root, ignore=source.ignore, cache=self.session.stat_cache)
             self.trees[scope.name, name] = state
@@ -341,7 +334,7 @@ class Assembly:
                     try:
                         found[layer.scope.name, item.from_file] = str(Digest.of(path.read_bytes()))
                     except OSError as error:
-                        fact = f"`{item.from_file}` cannot be read: {error.strerror}"
+                        fact = f"`{item.from_file}` cannot be read: {refused(error)}"
                         raise ManifestError(fact, place=layer.place) from error
         return found
 

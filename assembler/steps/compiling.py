@@ -11,6 +11,7 @@ from assembler.errors import LockError, placed
 from assembler.events import StepOutput
 from assembler.plan.graph import Plan, Step, toolchain_id, used_compile_steps
 from assembler.steps.materialise import base_image, image_for
+from assembler.steps.places import source_errors
 
 if TYPE_CHECKING:
     from assembler.build.container import Container
@@ -83,7 +84,7 @@ def compile_one(assembly: Assembly, plan: Plan, step: Step) -> None:
         found for found in used_compile_steps(assembly.loaded) if step.id == f"compile:{_label(found)}"
     )
     answer = assembly.source_answer(scope, description.source) or {}
-    with assembly.source_errors(scope, description.source):
+    with source_errors(scope, description.source):
         checkout = fetch_source(
             scope.sources[description.source],
             answer,

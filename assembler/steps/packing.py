@@ -14,6 +14,7 @@ from assembler.pack.tarball import PackedLayer
 from assembler.plan.graph import Plan, Step, compile_id, copied_key, layer_id, layer_name
 from assembler.steps import copying, layers
 from assembler.steps.copies import CopiedLayer, copied_layer
+from assembler.steps.places import source_errors
 from assembler.steps.wish import Wish
 from assembler.tree.entry import Entry
 from assembler.units import size_text
@@ -104,7 +105,7 @@ def _copied_tree(assembly: Assembly, plan: Plan, layer: BoundLayer, copy: Copy) 
     from assembler.build import sources
 
     name = str(copy.source)
-    with assembly.source_errors(layer.scope, name):
+    with source_errors(layer.scope, name):
         return sources.source_entries(
             layer.scope.sources[name],
             assembly.source_answer(layer.scope, name) or {},

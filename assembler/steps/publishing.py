@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from assembler.errors import NodeError, RequestError
+from assembler.errors import NodeError, RequestError, refused
 from assembler.oci import media_types
 from assembler.oci.descriptor import Descriptor
 from assembler.oci.digest import Digest, Readable
@@ -172,6 +172,5 @@ def _write(session: Session, kind: str, path: Path, digest: Digest, built: Seque
         try:
             write(session.store, digest, path, name=built[0].name, fetch=fetch)
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise NodeError(f"the image cannot be written: {reason}", place=f"{kind}:{path}") from error
+            raise NodeError(f"the image cannot be written: {refused(error)}", place=f"{kind}:{path}") from error
         report.outcome = "ok"

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from assembler.errors import NodeError
+from assembler.errors import NodeError, refused
 from assembler.events import Emit, Note, Outcome, StepFinished, StepStarted
 from assembler.oci.cache import default_cache
 from assembler.oci.hold import hold
@@ -69,7 +69,7 @@ class Session:
             self.store.create()
             self._stack.enter_context(hold(self.store, on_wait=self._waiting))
         except OSError as error:
-            fact = f"the cache cannot be used: {(error.strerror or str(error)).lower()}"
+            fact = f"the cache cannot be used: {refused(error)}"
             hint = "`--cache DIR`, or ASSEMBLE_CACHE, names another directory"
             raise NodeError(fact, place=str(cache), hint=hint) from error
         return self
