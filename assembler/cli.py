@@ -18,7 +18,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from assembler.cli_arguments import parse
-from assembler.errors import AssembleError, RequestError
+from assembler.errors import AssembleError, RequestError, refused
 
 if TYPE_CHECKING:
     from assembler.pipeline import Request
@@ -56,14 +56,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _of_system(error: OSError) -> AssembleError:
     """What the operating system refused, where nothing nearer to it said more."""
-    text = error.strerror or str(error)
     hints = {
         errno.ENOSPC: "free some disk: `assemble gc`; `--cache DIR` puts the cache elsewhere",
         errno.EDQUOT: "your quota is used up: `assemble gc`; `--cache DIR` puts the cache elsewhere",
         errno.EROFS: "`--cache DIR` puts the cache elsewhere",
     }
     place = str(error.filename) if error.filename else None
-    return AssembleError(text[:1].lower() + text[1:], place=place, hint=hints.get(error.errno or 0))
+    return AssembleError(refused(error), place=place, hint=hints.get(error.errno or 0))
 
 
 def _defect(error: Exception) -> AssembleError:

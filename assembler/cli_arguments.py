@@ -102,7 +102,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 def _refuse_misspelt(word: str) -> None:
     """RequestError for a word that is nearly a verb, and no manifest."""
-    if "/" in word or "." in word or Path(word).exists():
+    if "/" in word or "." in word or Path(word).exists() or Path(f"{word}.yaml").exists():
         return
     from assembler.manifest.problems import nearest
     from assembler.manifest.search import manifest_names

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from assembler.cli_inspect import files_text, inspect, inspect_text, layer_files, stored_layer_files
-from assembler.errors import RequestError
+from assembler.errors import AssembleError, RequestError
+from assembler.manifest.problems import alternatives
+from assembler.oci.descriptor import REF_NAME
 from assembler.oci.digest import Digest
 from assembler.oci.image import ImageConfig, ImageIndex, ImageManifest
 from assembler.oci.layout import Store
@@ -88,7 +90,7 @@ def _find(text: str, platform: Platform, cache: Path, insecure: tuple[str, ...])
         descriptor = store.find(name)
         if descriptor is not None:
             return _in_store(store, _digest(asked, text) if asked else descriptor.digest, platform, text)
-    return _in_registry(text, platform, insecure)
+    return _in_registry(text, platform, insecure, store)
 
 
 def _digest(asked: str, text: str) -> Digest:
@@ -126,12 +128,17 @@ def _in_layout(path: Path, name: str | None, platform: Platform) -> _Found:
     )
 
 
-def _in_registry(text: str, platform: Platform, insecure: tuple[str, ...]) -> _Found:
-    from dataclasses import replace
+def _stored_names(text: str, store: Store) -> str | None:
+    """The hint for a plain word, which may be meant as a name of the store."""
+    if "/" in text or ":" in text or not (store.root / "index.json").exists():
+        return None
+    names = sorted({str(entry.annotations.get(REF_NAME)) for entry in store.index().manifests} - {"None"})
+    return alternatives(text, names, title="images in the store", none="the store has no image")
 
+
+def _in_registry(text: str, platform: Platform, insecure: tuple[str, ...], store: Store) -> _Found:
     from assembler.registry.client import Client
     from assembler.registry.resolve import resolve_base
-    from assembler.registry.settings import read_settings
 
     try:
         reference = Reference.parse(text)
@@ -139,11 +146,13 @@ def _in_registry(text: str, platform: Platform, insecure: tuple[str, ...]) -> _F
         raise RequestError(
             str(error), place=text, hint="give a name from the store, oci:DIR, or a registry reference"
         ) from error
-    settings = read_settings()
-    client = Client(replace(settings, insecure=settings.insecure | set(insecure)))
-    found = resolve_base(
-        client, reference if reference.tag or reference.digest else reference.tagged("latest"), platform
-    )
+    client = Client(insecure=insecure)
+    named = reference.tag or reference.digest
+    try:
+        found = resolve_base(client, reference if named else reference.tagged("latest"), platform)
+    except AssembleError as error:
+        error.hint = _stored_names(text, store) or error.hint
+        raise
 
     def files(layer: Descriptor) -> Iterator[LayerFile]:
         with client.open_blob(found.reference, layer) as stream:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assembler.errors import RequestError
-from assembler.events import Emit, ignore
+from assembler.events import Emit, Note, ignore
 from assembler.manifest.library import LoadedManifest, find_manifest, load
 from assembler.oci.digest import Digest
 from assembler.oci.platform import Platform
@@ -23,6 +23,7 @@ from assembler.plan.graph import Plan
 from assembler.plan.twins import plan_in_both
 from assembler.steps import publishing, unchanged
 from assembler.steps.assembly import Assembly
+from assembler.steps.locking import check_updates
 from assembler.steps.session import Options, Session
 from assembler.steps.stacking import BuiltImage
 
@@ -81,6 +82,11 @@ def build(request: Request, options: Options | None = None, emit: Emit = ignore)
     loaded = _load(request)
     with Session(options, emit) as session:
         publishing.check_targets(session, targets)
+        if options.update:
+            for manifest in loaded:
+                for platform in _platforms(request, manifest.manifest):
+                    Assembly(session, manifest, platform).lock()
+            check_updates(session)
         return [_build_one(session, request, targets, manifest) for manifest in loaded]
 
 
@@ -96,7 +102,7 @@ def plan(request: Request, options: Options | None = None, emit: Emit = ignore) 
 
 
 def lock(request: Request, options: Options | None = None, emit: Emit = ignore) -> list[Path]:
-    """Resolve and write the lock of every manifest; the paths of the locks."""
+    """Resolve and write the lock of every manifest; the paths of the locks. What pins nothing has none."""
     loaded = _load(request)
     paths = []
     with Session(options or Options(), emit) as session:
@@ -105,7 +111,10 @@ def lock(request: Request, options: Options | None = None, emit: Emit = ignore) 
                 assembly = Assembly(session, manifest, platform)
                 assembly.lock()
                 paths.append(assembly.locking.path)
-    return list(dict.fromkeys(paths))
+                if not assembly.locking.path.exists():
+                    emit(Note(text=f"{manifest.manifest.name}: there is nothing to lock"))
+        check_updates(session)
+    return [path for path in dict.fromkeys(paths) if path.exists()]
 
 
 def _load(request: Request) -> list[LoadedManifest]:

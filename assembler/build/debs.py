@@ -19,7 +19,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from assembler.errors import AssembleError, LockError, RegistryError, StepError, UntrustedInputError, VerifyError
+from assembler.errors import (
+    AssembleError,
+    LockError,
+    RegistryError,
+    StepError,
+    UntrustedInputError,
+    VerifyError,
+    refused,
+)
 from assembler.events import Emit, StepProgress
 from assembler.oci.digest import Digest
 from assembler.oci.layout import Store
@@ -341,7 +349,7 @@ class _Fetch:
                 with Path(unquote(parts.path)).open("rb") as stream:
                     self._store.put_stream(stream, package.digest, package.size)
             except OSError as error:
-                raise LockError(error.strerror or str(error)) from error
+                raise LockError(refused(error)) from error
             self._progress(package, package.size)
             return
         with self._lock:

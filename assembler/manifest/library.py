@@ -175,6 +175,10 @@ class _Loader:
             fact = f"expected a {model.__name__.lower()}, got a {other}"
             self.problems.add(document, (other,), fact, of_key=True)
             return _Unit(document, path, {}, {}, {}, []), None
+        if document.tree and not set(document.tree) & set(_keys_of(model)):
+            kind = model.__name__.lower()
+            self.problems.add(document, (), f"expected a {kind}, which has `{kind}: 1`; got other YAML")
+            return _Unit(document, path, {}, {}, {}, []), None
         templates: Steps = ("image", "env") if model is Manifest else ("env",)
         tree = self.expander.tree(document.tree, values, document, skip=key, templates=templates)
         whole = validate(model, tree, document, self.problems)
@@ -374,6 +378,10 @@ class _Loader:
         if text not in artifacts and text.partition(".")[0] not in broken:
             hint = alternatives(text, artifacts, title="artifacts here", none="this file compiles nothing")
             self.problems.add(unit.document, steps, f"no artifact `{text}`", hint=hint)
+
+
+def _keys_of(model: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def _valid(model: type[Shape], tree: Any, document: Document) -> dict[str, Shape]:

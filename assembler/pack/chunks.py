@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from assembler.errors import NodeError, StepError
+from assembler.errors import NodeError, StepError, refused
 from assembler.pack import ustar
 from assembler.pack.compress import CHUNK
 from assembler.tree.entry import Entry, Slice
@@ -137,7 +137,7 @@ def _copy(entry: Entry, offset: int, amount: int, view: memoryview) -> None:
             found = _read(content, offset, view if offset + amount == entry.size else view[:amount])
     except OSError as error:
         place = str(content.path if isinstance(content, Slice) else content)
-        raise NodeError(f"`{entry.path}` cannot be read: {error.strerror or error}", place=place) from error
+        raise NodeError(f"`{entry.path}` cannot be read: {refused(error)}", place=place) from error
     if found != amount:
         raise _changed(entry)
 

@@ -7,6 +7,7 @@ which layer entries would give, at the speed of hashing.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections import deque
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, TypeAlias
 
-from assembler.errors import NodeError
+from assembler.errors import NodeError, refused
 from assembler.oci.descriptor import COMPRESSOR, Descriptor
 from assembler.oci.digest import Digest
 from assembler.oci.image import BlobLayer
@@ -251,4 +252,6 @@ def commit(blob: BlobWriter, digest: Digest, store: Store) -> None:
 
 def cannot_write(store: Store, error: OSError) -> NodeError:
     """The error for a store that takes no more bytes."""
-    return NodeError(f"the layer cannot be written: {error.strerror or error}", place=str(store.root))
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    hint = "`assemble gc` frees disk; `--cache DIR` puts the cache elsewhere" if is_full else None
+    return NodeError(f"the layer cannot be written: {refused(error)}", place=str(store.root), hint=hint)

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assembler.errors import LockError, ManifestError
+from assembler.errors import LockError, ManifestError, refused
 from assembler.manifest.library import LoadedManifest, Scope, load
 from assembler.oci.digest import Digest
 from assembler.oci.image import BlobLayer, Image, append
@@ -29,6 +29,7 @@ from assembler.plan.settings import settings_facts
 from assembler.steps import bases, compiling, copies, copying, packing, records, stacking
 from assembler.steps.bases import BaseHandle
 from assembler.steps.locking import locking_of
+from assembler.steps.places import source_errors
 from assembler.steps.stacking import BuiltImage
 
 if TYPE_CHECKING:
@@ -215,7 +216,10 @@ class Assembly:
             return self.locking.peek("source", label, request)
 
         def resolve() -> Mapping[str, Any]:
-            with self.session.step(f"lock:{label}", "lock", label) as report:
+            with (
+                source_errors(scope, name),
+                self.session.step(f"lock:{label}", "lock", label) as report,
+            ):
                 answer = sources.lock_source(
                     source,
                     scope.directory,
@@ -314,8 +318,10 @@ class Assembly:
             from assembler.tree.directory import tree_state
 
             source = scope.sources[name]
-            root = tree_path(source, scope.directory)
-            self.trees[scope.name, name] = tree_state(root, ignore=source.ignore, cache=self.session.stat_cache)
+            with source_errors(scope, name):
+                root = tree_path(source, scope.directory)
+                state = tree_state(root, ignore=source.ignore, cache=self.session.stat_cache)
+            self.trees[scope.name, name] = state
         return self.trees[scope.name, name]
 
     def _taken_files(self) -> dict[tuple[str, str], str]:
@@ -328,7 +334,7 @@ class Assembly:
                     try:
                         found[layer.scope.name, item.from_file] = str(Digest.of(path.read_bytes()))
                     except OSError as error:
-                        fact = f"`{item.from_file}` cannot be read: {error.strerror}"
+                        fact = f"`{item.from_file}` cannot be read: {refused(error)}"
                         raise ManifestError(fact, place=layer.place) from error
         return found
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assembler.errors import LockError, ManifestError
+from assembler.errors import LockError, ManifestError, placed
 from assembler.events import StepOutput
 from assembler.manifest.models import Base, Bootstrap
+from assembler.manifest.search import display
 from assembler.oci.digest import Digest
 from assembler.oci.image import BaseLayer, BlobLayer, Image, ImageConfig, ImageManifest, append
 from assembler.oci.platform import Platform
@@ -55,18 +56,19 @@ def base_handle(assembly: Assembly, role: str, base: Base, directory: Path | Non
     # The layers of a runtime base are compressed like those that come on it, so that whoever reads those can read
     # all. A devel base stays as it is: nothing is to be compiled again for the sake of a compression.
     compression, also = (assembly.compression, assembly.also) if role == "runtime" else (None, None)
-    if base.reference:
-        return registry_base(session, assembly.locking, role, base.reference, platform)
-    if base.oci:
-        path, _, name = base.oci.partition(":")
-        return layout_base(session, role, directory / path, name or None, platform)
-    if base.bootstrap:
-        return bootstrap_base(
-            session, assembly.locking, role, base.bootstrap, platform, compression or "zstd", also
-        )
-    if base.manifest:
-        nested = assembly.base_of(directory / base.manifest, base.with_, compression, also)
-        return manifest_base(role, nested)
+    with placed(f"{display(assembly.loaded.path)}: {role}"):
+        if base.reference:
+            return registry_base(session, assembly.locking, role, base.reference, platform)
+        if base.oci:
+            path, _, name = base.oci.partition(":")
+            return layout_base(session, role, directory / path, name or None, platform)
+        if base.bootstrap:
+            return bootstrap_base(
+                session, assembly.locking, role, base.bootstrap, platform, compression or "zstd", also
+            )
+        if base.manifest:
+            nested = assembly.base_of(directory / base.manifest, base.with_, compression, also)
+            return manifest_base(role, nested)
     return scratch_base(platform)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from assembler.errors import ManifestError
+from assembler.errors import ManifestError, UntrustedInputError
 from assembler.manifest.models import Copy, FileEntry
 from assembler.tree.builder import TreeBuilder
 from assembler.tree.entry import Entry
@@ -17,9 +17,12 @@ from assembler.tree.selection import chosen_names
 def file_entries(items: Sequence[FileEntry], directory: Path, name: str) -> tuple[Entry, ...]:
     """The tree of a `files` layer; `directory` is where the files that it takes in are looked for."""
     tree = TreeBuilder(name)
-    for item in items:
-        tree.add(_file_entry(item, directory), f"files {item.path}")
-    return tree.entries()
+    try:
+        for item in items:
+            tree.add(_file_entry(item, directory), f"files {item.path}")
+        return tree.entries()
+    except UntrustedInputError as error:  # nobody is hostile here: it is the manifest that contradicts itself
+        raise ManifestError(error.fact, place=name) from error
 
 
 def _file_entry(item: FileEntry, directory: Path) -> Entry:

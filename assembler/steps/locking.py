@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assembler.errors import LockError
+from assembler.errors import LockError, RequestError
 from assembler.manifest.library import LoadedManifest
-from assembler.manifest.lock import Kind, Lock, LockEntry, lock_path, read_lock, write_lock
+from assembler.manifest.lock import KINDS, Kind, Lock, LockEntry, lock_path, read_lock, write_lock
+from assembler.manifest.problems import alternatives
 from assembler.steps.session import Options
 
 if TYPE_CHECKING:
@@ -31,13 +32,28 @@ class Locking:
         self._beside = lock_path(loaded.path)
         self._name = loaded.manifest.name
         self._private = options.cache / "locks" / (_fingerprint(loaded) + ".lock.yaml")
+        self._changed = False
         beside_writable = os.access(self._beside.parent, os.W_OK) and not loaded.overrides
         self._target = self._beside if beside_writable else self._private
-        self._lock = read_lock(self._beside) if self._beside.exists() else Lock()
-        self._extra = read_lock(self._private) if self._private.exists() else Lock()
+        self._lock = self._read(self._beside)
+        self._extra = self._read(self._private)
         self._used: list[LockEntry] = []
         self._complete = True
-        self._changed = False
+
+    def _read(self, path: Path) -> Lock:
+        """The lock in a file; one that is damaged is none where everything is to be resolved again anyway."""
+        try:
+            return read_lock(path)
+        except LockError:
+            if "*" not in self._options.update:
+                raise
+            self._changed = True
+            return Lock()
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all entries, those included that nothing asks for."""
+        return frozenset(entry.name for entry in (*self._lock.entries, *self._extra.entries, *self._used))
 
     @property
     def path(self) -> Path:
@@ -114,6 +130,14 @@ def locking_of(session: Session, loaded: LoadedManifest) -> Locking:
     if key not in session.lockings:
         session.lockings[key] = Locking(loaded, session.options)
     return session.lockings[key]
+
+
+def check_updates(session: Session) -> None:
+    """RequestError when `--update` names what no lock of this run has."""
+    names = {name for locking in session.lockings.values() for name in locking.names}
+    for name in sorted(session.options.update - names - {"*", *KINDS}):
+        hint = alternatives(name, sorted(names), title="entries", none="nothing here is locked")
+        raise RequestError(f"the lock has no entry `{name}`", place="--update", hint=hint)
 
 
 def _fingerprint(loaded: LoadedManifest) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from assembler.errors import ManifestError
+from assembler.errors import ManifestError, placed
 from assembler.manifest.library import BoundLayer
 from assembler.manifest.models import Copy
 from assembler.oci.descriptor import COMPRESSOR
@@ -14,6 +14,7 @@ from assembler.pack.tarball import PackedLayer
 from assembler.plan.graph import Plan, Step, compile_id, copied_key, layer_id, layer_name
 from assembler.steps import copying, layers
 from assembler.steps.copies import CopiedLayer, copied_layer
+from assembler.steps.places import source_errors
 from assembler.steps.wish import Wish
 from assembler.tree.entry import Entry
 from assembler.units import size_text
@@ -29,7 +30,7 @@ def make_layer(assembly: Assembly, plan: Plan, index: int) -> BlobLayer:
     verb = step.kind if step.kind in ("packages", "run") else "pack"
     wish = _wish(assembly, step, layer)
     copied = copied_layer(assembly, index)
-    with assembly.session.step(step.id, verb, step.name, step.key) as report:
+    with assembly.session.step(step.id, verb, step.name, step.key) as report, placed(layer.place):
         packed = wish.from_twin()
         if packed is not None:
             made = {wish.key: packed}
@@ -104,12 +105,13 @@ def _copied_tree(assembly: Assembly, plan: Plan, layer: BoundLayer, copy: Copy) 
     from assembler.build import sources
 
     name = str(copy.source)
-    return sources.source_entries(
-        layer.scope.sources[name],
-        assembly.source_answer(layer.scope, name) or {},
-        layer.scope.directory,
-        store=session.store,
-        cache=session.options.cache,
-        emit=session.emit,
-        offline=session.options.offline,
-    )
+    with source_errors(layer.scope, name):
+        return sources.source_entries(
+            layer.scope.sources[name],
+            assembly.source_answer(layer.scope, name) or {},
+            layer.scope.directory,
+            store=session.store,
+            cache=session.options.cache,
+            emit=session.emit,
+            offline=session.options.offline,
+        )

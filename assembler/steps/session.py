@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from assembler.errors import NodeError, refused
 from assembler.events import Emit, Note, Outcome, StepFinished, StepStarted
 from assembler.oci.cache import default_cache
 from assembler.oci.hold import hold
@@ -62,9 +63,15 @@ class Session:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Session:
-        self.options.cache.mkdir(parents=True, exist_ok=True)
-        self.store.create()
-        self._stack.enter_context(hold(self.store, on_wait=self._waiting))
+        cache = self.options.cache
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            self.store.create()
+            self._stack.enter_context(hold(self.store, on_wait=self._waiting))
+        except OSError as error:
+            fact = f"the cache cannot be used: {refused(error)}"
+            hint = "`--cache DIR`, or ASSEMBLE_CACHE, names another directory"
+            raise NodeError(fact, place=str(cache), hint=hint) from error
         return self
 
     def _waiting(self) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from assembler.errors import RequestError
+from assembler.errors import RequestError, refused
 from assembler.oci.digest import Digest
 from assembler.tree.entry import Entry
 from assembler.tree.fingerprint import RACY_NANOSECONDS, Row, StatCache, Survey, digest_rows, identity, shown, walk
@@ -140,7 +140,7 @@ def _target(root: Path, path: str) -> str:
         target = os.readlink(root / path)  # noqa: PTH115  (Path would drop a trailing slash)
         target.encode()
     except OSError as error:
-        raise RequestError(f"cannot read `{shown(path)}`: {error.strerror}", place=str(root)) from error
+        raise RequestError(f"cannot read `{shown(path)}`: {refused(error)}", place=str(root)) from error
     except UnicodeEncodeError:
         raise RequestError(
             f"expected the target of `{shown(path)}` in UTF-8, found `{shown(target)}`", place=str(root)
@@ -203,7 +203,7 @@ def _hash_batch(root: Path, batch: Sequence[tuple[str, os.stat_result]]) -> dict
         except FileNotFoundError:
             raise _ChangedError(path) from None
         except OSError as error:
-            raise RequestError(f"cannot read `{shown(path)}`: {error.strerror}", place=base) from error
+            raise RequestError(f"cannot read `{shown(path)}`: {refused(error)}", place=base) from error
         with os.fdopen(descriptor, "rb", buffering=0) as file:
             if identity(os.fstat(descriptor)) != identity(info):
                 raise _ChangedError(path)

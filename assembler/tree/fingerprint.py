@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from assembler.errors import RequestError
+from assembler.errors import RequestError, refused
 from assembler.oci.digest import Digest
 from assembler.tree.ignore import Ignore
 
@@ -80,7 +80,7 @@ def walk(root: Path, ignore: Sequence[str] = ()) -> list[Row]:
                     else:
                         add((path, entry.stat(follow_symlinks=False)))
     except OSError as error:
-        raise RequestError(f"cannot read `{shown(path)}`: {error.strerror}", place=base) from error
+        raise RequestError(f"cannot read `{shown(path)}`: {refused(error)}", place=base) from error
     rows.sort(key=_path_of)
     return rows
 

@@ -263,7 +263,7 @@ def test_content_in_memory_of_another_size(store: Store) -> None:
 
 def test_a_file_that_cannot_be_read(store: Store, tmp_path: Path) -> None:
     entry = Entry(path="x", kind="file", size=4, content=tmp_path / "missing")
-    with pytest.raises(NodeError, match="`x` cannot be read: No such file"):
+    with pytest.raises(NodeError, match="`x` cannot be read: no such file"):
         pack([entry], store)
 
 
