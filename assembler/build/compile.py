@@ -168,7 +168,7 @@ class _Work:
             environment.setdefault("PYTORCH_NVCC", "ccache nvcc")
         if self.toolchain.ccache == "launcher":
             return toolchains.with_ccache(environment)
-        program, path = container.run(["sh", "-c", 'command -v ccache; echo "$PATH"']).stdout.splitlines()
+        program, path = container.ask('command -v ccache; echo "$PATH"')
         for name in there.intersection(COMPILERS):
             (self.compilers / name).symlink_to(program)
         return toolchains.with_ccache_on_path(environment, environment.get("PATH", path))

@@ -65,6 +65,7 @@ class PreparedBuild:
             temporary = Path(tempfile.mkdtemp(dir=self.group, prefix=f"{self.key}."))
             try:
                 if _copied(source, temporary / _TREE):
+                    os.utime(temporary)
                     temporary.rename(self.path)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)

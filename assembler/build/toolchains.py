@@ -28,6 +28,8 @@ _VERSIONS: Final = range(9, 24)
 COMPILERS: Final = (
     *("cc", "c++", "gcc", "g++", "clang", "clang++"),
     *(f"{name}-{version}" for name in ("gcc", "g++", "clang", "clang++") for version in _VERSIONS),
+    # what Debian's Python calls when it compiles extensions
+    *(f"{machine}-linux-gnu-{name}" for machine in ("x86_64", "aarch64") for name in ("gcc", "g++")),
 )
 """Names under which a script may call a compiler that ccache understands."""
 

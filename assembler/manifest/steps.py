@@ -72,6 +72,11 @@ class Source(Model):
     )
     subdirectory: RelativePath | None = Field(None, description="the part of the source that is used")
     ignore: tuple[Text, ...] = Field((), description="patterns, as in .gitignore, of files that do not count")
+    patches: tuple[Text, ...] = Field(
+        (),
+        description="patches to apply in order, relative to the file that says it; their own paths, below `a/` and"
+        " `b/`, are relative to the root of the source",
+    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> Source:
@@ -86,6 +91,8 @@ class Source(Model):
             raise wrong("`sha256` belongs to `archive`", at=("sha256",))
         if self.strip is not None and not (self.archive or self.sdist):
             raise wrong("`strip` belongs to `archive` and `sdist`", at=("strip",))
+        if self.patches and self.path:
+            raise wrong("`patches` does not belong to `path`: change the files themselves", at=("patches",))
         return self
 
     @property
