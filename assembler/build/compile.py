@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from assembler.build import rerun, toolchains
+from assembler.build import advice, rerun, toolchains
 from assembler.build.binaries import Binary, binaries, check_search_paths
-from assembler.build.container import Buildah, Container
+from assembler.build.commands import Commands
+from assembler.build.container import Buildah, Container, Network
+from assembler.build.gpu_check import check_architectures
 from assembler.build.harvest import ArtifactBundle, Harvest, find, write_bundle
 from assembler.build.mounting import Mount
-from assembler.build.node import jobs as jobs_that_fit
 from assembler.build.noise import command_text
+from assembler.build.prepared import PreparedBuild
+from assembler.build.toolchain_choice import jobs_of, toolchain_of
 from assembler.build.toolchains import (
     BUILD,
     CCACHE,
@@ -25,32 +26,19 @@ from assembler.build.toolchains import (
     SOURCE,
     STATISTICS,
     STATISTICS_FILE,
+    Command,
     Toolchain,
     ccache_hits,
 )
-from assembler.errors import StepError
-from assembler.events import Emit, Note, StepOutput, ignore
+from assembler.errors import AssembleError, StepError
+from assembler.events import Emit, Note, ignore
 from assembler.manifest.models import Accelerator, CompileStep
 from assembler.oci.layout import Store
-from assembler.process import exit_name, paste_line
+from assembler.process import paste_line
 
-_JOB_BYTES: Final = 2 << 30
-"""What a job is thought to need when nobody says: C++ with many templates."""
 _FILES_A_CALL: Final = 200
 _FROM_SOURCE: Final = "source:"
-_OUT_OF_MEMORY: Final = re.compile(
-    r"Killed signal terminated program"  # gcc
-    r"|terminated with signal 9 \[Killed\]"  # collect2, about the linker
-    r"|(unable to execute command|clang\S* frontend command failed due to signal).*[Kk]ill"  # clang
-    r"|died due to signal 9\b"  # nvcc
-    r"|signal: 9, SIGKILL"  # cargo, about rustc
-    r"|virtual memory exhausted|[Cc]annot allocate memory|\bout of memory allocating\b|what\(\):\s+std::bad_alloc"
-)
-"""What compilers and linkers say when the kernel ended one of them for want of memory, or gave them none."""
 _LIBRARY_MISSING: Final = "error while loading shared libraries"
-_LOG_END_BYTES: Final = 256 << 10
-_NVCC_THREADS: Final = "NVCC_THREADS"
-_KILLED: Final = 137
 _CCACHE: Final = "ccache"
 _ONLY_WHILE_BUILDING: Final = (BUILD, SOURCE, "/cache", "/tmp", "/var/tmp")  # noqa: S108  (in the container)
 
@@ -68,6 +56,7 @@ def compile_step(
     accelerator: Accelerator | None = None,
     jobs: int | None = None,
     keep: bool = False,
+    offline: bool = False,
     emit: Emit = ignore,
     step: str = "",
 ) -> ArtifactBundle:
@@ -75,26 +64,30 @@ def compile_step(
 
     The log is `logs/LABEL-KEY.txt` below `cache`, with a script beside it that does the step again by hand. `jobs`
     None means: as many as cores and memory allow. With `keep` a failed step's container and build directory stay.
+    With `offline` nothing is fetched.
 
-    StepError when a command fails, a program is missing, a pattern matches nothing, or a built file would look for
-    libraries in the build directory.
+    StepError when a command fails, a program is missing, a pattern matches nothing, a built file would look for
+    libraries in the build directory, or has not the GPU code that was asked for. ManifestError when options do not
+    fit the source.
     """
-    toolchain = _toolchain(description, accelerator, jobs or _jobs(description))
-    run_directory = buildah.run_directory
+    jobs = jobs or jobs_of(description, accelerator)
     work = _Work(
         description=description,
-        toolchain=toolchain,
+        accelerator=accelerator,
+        toolchain=_toolchain(description, accelerator, jobs, source, label),
+        jobs=jobs,
+        image=image,
+        offline=offline,
         label=label,
         source=source,
-        build=run_directory.scratch("build"),
-        statistics=run_directory.scratch("statistics"),
-        compilers=run_directory.scratch("compilers"),
-        ccache=cache / _CCACHE,
-        log=run_directory.log(label, key),
+        cache=cache,
+        log=buildah.run_directory.log(label, key),
         emit=emit,
         step=step,
+        **{name: buildah.run_directory.scratch(name) for name in ("build", "statistics", "compilers", "tools")},
     )
-    work.ccache.mkdir(parents=True, exist_ok=True)
+    for mount in work.mounts:
+        mount.source.mkdir(parents=True, exist_ok=True)
     script: rerun.Script | None = None
     try:
         with buildah.container(image, label, keep=keep) as container:
@@ -102,10 +95,7 @@ def compile_step(
             script = work.script(container, environment)
             script.write()
             work.compile(container, environment)
-            harvest = work.harvest()
-            if description.strip and work.strip(container, harvest):
-                harvest = work.harvest()
-            check_search_paths(work.built(harvest), label, _ONLY_WHILE_BUILDING)
+            harvest = work.harvest(container)
     except Exception:
         if keep and script:
             work.keep(cache / "kept" / work.log.stem, script)
@@ -113,19 +103,14 @@ def compile_step(
     return write_bundle(harvest, store)
 
 
-def _jobs(description: CompileStep) -> int:
-    """As many jobs as cores and memory allow; each runs several threads where nvcc is told to."""
-    threads = description.env.get(_NVCC_THREADS, "")
-    fit = jobs_that_fit(description.jobs_memory_bytes or _JOB_BYTES)
-    return max(1, fit // max(1, int(threads))) if threads.isdecimal() else fit
-
-
-def _toolchain(description: CompileStep, accelerator: Accelerator | None, jobs: int) -> Toolchain:
-    if description.cmake is not None:
-        return toolchains.cmake(description.cmake, accelerator, jobs)
-    if description.script is not None:
-        return toolchains.script(description.script, accelerator, jobs)
-    raise StepError(f"the toolchain `{description.toolchain}` has no options")
+def _toolchain(
+    description: CompileStep, accelerator: Accelerator | None, jobs: int, source: Path, label: str
+) -> Toolchain:
+    """The toolchain; its errors, which are about options and sources, say which step they are about."""
+    try:
+        return toolchain_of(description, accelerator, jobs, source)
+    except AssembleError as error:
+        raise type(error)(error.fact, place=label, hint=error.hint) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,27 +118,40 @@ class _Work:
     """A compile step under way: its directories on the host, and what is done in its container."""
 
     description: CompileStep
+    accelerator: Accelerator | None
     toolchain: Toolchain
+    jobs: int
+    image: str
+    offline: bool
     label: str
     source: Path
     build: Path
     statistics: Path
     compilers: Path
-    ccache: Path
+    tools: Path
+    cache: Path
     log: Path
     emit: Emit
     step: str
 
     @property
     def mounts(self) -> tuple[Mount, ...]:
-        """What the container sees of the host. Other steps may use the compiler cache too: it locks itself."""
+        """What the container sees of the host. Other steps may use the caches too: those lock themselves."""
         return (
             Mount(source=self.source, target=SOURCE),
             Mount(source=self.build, target=BUILD, read_only=False),
-            Mount(source=self.ccache, target=CCACHE, read_only=False),
+            Mount(source=self.cache / _CCACHE, target=CCACHE, read_only=False),
             Mount(source=self.statistics, target=STATISTICS, read_only=False),
             Mount(source=self.compilers, target=COMPILER_LINKS),
+            *(
+                Mount(source=self.cache / name, target=target, read_only=False)
+                for name, target in self.toolchain.caches.items()
+            ),
         )
+
+    def network(self, command: Command) -> Network:
+        """The network of a command."""
+        return "none" if self.offline else "host" if command.fetches else self.description.network
 
     def environment(self, container: Container) -> Mapping[str, str]:
         """What the commands find in their environment; StepError when the container lacks a program."""
@@ -166,9 +164,11 @@ class _Work:
         environment = {**self.toolchain.environment, **self.description.env}
         if _CCACHE not in there:
             return environment
+        if self.accelerator and self.accelerator.cuda:
+            environment.setdefault("PYTORCH_NVCC", "ccache nvcc")
         if self.toolchain.ccache == "launcher":
             return toolchains.with_ccache(environment)
-        program, path = container.run(["sh", "-c", 'command -v ccache; echo "$PATH"']).stdout.splitlines()
+        program, path = container.ask('command -v ccache; echo "$PATH"')
         for name in there.intersection(COMPILERS):
             (self.compilers / name).symlink_to(program)
         return toolchains.with_ccache_on_path(environment, environment.get("PATH", path))
@@ -181,12 +181,13 @@ class _Work:
             commands=tuple(
                 container.command(
                     command.argv,
-                    env=environment,
+                    env={**environment, **command.environment},
                     mounts=self.mounts,
                     workdir=command.workdir,
-                    network=self.description.network,
+                    network=self.network(command),
                 )
                 for command in self.toolchain.commands
+                if not command.prepares
             ),
             label=self.label,
             build=self.build.resolve(),
@@ -194,39 +195,74 @@ class _Work:
         )
 
     def compile(self, container: Container, environment: Mapping[str, str]) -> None:
-        """Run the commands in order."""
-        for command in self.toolchain.commands:
-            with self.log.open("a") as log:
-                log.write(f"$ {command_text(command.argv, length=None)}\n")
+        """Run the commands in order; once in a step, one that memory was not enough for with half the jobs."""
+        commands, environment, jobs = self.toolchain.commands, dict(environment), self.jobs
+        runner = Commands(
+            container=container,
+            mounts=self.mounts,
+            network=self.network,
+            log=self.log,
+            emit=self.emit,
+            step=self.step,
+            label=self.label,
+        )
+        index = 0
+        while index < len(commands):
+            command = commands[index]
+            start = self.log.stat().st_size if self.log.exists() else 0
             try:
-                container.run(
-                    command.argv,
-                    env=environment,
-                    mounts=self.mounts,
-                    workdir=command.workdir,
-                    network=self.description.network,
-                    log=self.log,
-                    on_line=lambda line: self.emit(StepOutput(step=self.step, line=line)),
-                )
+                if command.prepares:
+                    self._prepare(runner, command, environment)
+                else:
+                    runner.run(command, environment)
             except StepError as error:
-                raise self._failure(error) from error
+                out_of_memory = advice.ran_out_of_memory(error, advice.end_of(self.log, start))
+                if not out_of_memory or jobs < self.jobs or jobs == 1:
+                    raise self._failure(error, command, start) from error
+                jobs //= 2
+                text = f"{self.label}: it ran out of memory with {self.jobs} jobs; trying again with {jobs}"
+                self.emit(Note(text=text, level="warning"))
+                fewer = toolchain_of(self.description, self.accelerator, jobs, self.source)
+                commands = fewer.commands
+                environment |= {
+                    name: value
+                    for name, value in fewer.environment.items()
+                    if value != self.toolchain.environment.get(name) and name not in self.description.env
+                }
+                continue
+            index += 1
         self._tell_hits()
 
-    def _failure(self, error: StepError) -> StepError:
+    def _prepare(self, commands: Commands, command: Command, environment: Mapping[str, str]) -> None:
+        prepared = self.toolchain.prepared
+        if prepared is not None:
+            group = [self.image, dict(self.description.env), prepared.group]
+            commands.prepare(
+                command,
+                environment,
+                place=PreparedBuild.of(self.cache, group, prepared.key),
+                target=self.build / prepared.directory,
+                tools=self.toolchain.tools,
+                scratch=self.tools,
+            )
+
+    def _failure(self, error: StepError, command: Command, start: int) -> StepError:
         """The same error with the place, the log, the line that runs the step again, and advice."""
-        end = _end_of(self.log)
-        hint = error.hint
-        if error.fact.endswith(exit_name(_KILLED)) or _OUT_OF_MEMORY.search(end):
-            hint = "it ran out of memory, most likely: pass a smaller `--jobs`, or raise the step's `jobs-memory`"
+        end = advice.end_of(self.log, start)
+        hint, fact = error.hint, error.fact
+        if command.called:
+            fact = fact.replace(command_text(command.argv), command.called)
+        if advice.ran_out_of_memory(error, end):
+            hint = advice.MEMORY
         elif _LIBRARY_MISSING in end and self.description.cmake and not self.description.cmake.install:
             hint = (
                 "a program of the build does not find its library; with `install: true` it does,"
                 " and artifacts are taken from what is installed"
             )
         return StepError(
-            error.fact,
+            fact,
             place=self.label,
-            hint=hint,
+            hint=hint or advice.hint_for(end),
             detail=[
                 *error.detail,
                 "",
@@ -243,9 +279,34 @@ class _Work:
             return
         if hits + misses:
             share = f"{100 * hits // (hits + misses)} %"
-            self.emit(Note(text=f"{self.label}: ccache had {hits} of {hits + misses} objects ({share})"))
+            text = f"{self.label}: ccache had {hits} of {hits + misses} objects ({share})"
+            facts: dict[str, str | int] = {"step": self.step, "cache": _CCACHE, "hits": hits, "misses": misses}
+            self.emit(Note(text=text, facts=facts))
 
-    def harvest(self) -> Harvest:
+    def check(self, harvest: Harvest) -> None:
+        """StepError when what was built could not run where it is meant to."""
+        check_search_paths(self.built(harvest), self.label, _ONLY_WHILE_BUILDING)
+        own = {
+            name: tuple(item for item in items if item.source.is_relative_to(self.build))
+            for name, items in harvest.items()
+        }
+        check_architectures(
+            own,
+            self.accelerator,
+            self.label,
+            strictness=self.description.architectures,
+            required=self.description.toolchain in ("nvcc", "hipcc"),
+        )
+
+    def harvest(self, container: Container) -> Harvest:
+        """What the artifacts are, stripped and found to be good."""
+        harvest = self.found()
+        if self.description.strip and self.strip(container, harvest):
+            harvest = self.found()
+        self.check(harvest)
+        return harvest
+
+    def found(self) -> Harvest:
         """What the artifacts' patterns match in the build directory, or with `source:` before them, the source."""
         built: dict[str, tuple[str, ...]] = {}
         sources: dict[str, tuple[str, ...]] = {}
@@ -294,13 +355,3 @@ class _Work:
             rerun.replace_directory(self.build, target)
             script.write_kept(target)
             self.emit(Note(text=f"the build directory is kept: {target}"))
-
-
-def _end_of(log: Path) -> str:
-    """The end of a log. A killed compiler says so before other jobs end, so the last lines may not tell."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _LOG_END_BYTES))
-            return file.read().decode(errors="replace")
-    except OSError:
-        return ""

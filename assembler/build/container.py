@@ -47,6 +47,8 @@ ENVIRONMENT: Final[Mapping[str, str]] = {
 
 _LIMITS: Final = (("nofile", resource.RLIMIT_NOFILE, 1 << 20), ("nproc", resource.RLIMIT_NPROC, 1 << 15))
 """How many files and processes at most, by name. 32,768 processes are what older buildahs set themselves."""
+_ATTEMPTS: Final = 5
+_END: Final = "end-of-answer"
 _KEPT: Final = "kept-"
 
 
@@ -267,8 +269,19 @@ class Container:
 
     def programs(self, names: Sequence[str]) -> frozenset[str]:
         """Which of these programs are on the container's PATH."""
-        script = 'for name; do command -v "$name" >/dev/null && echo "$name"; done; true'
-        return frozenset(self.run(["sh", "-c", script, "sh", *names]).stdout.split())
+        return frozenset(self.ask('for name; do command -v "$name" >/dev/null && echo "$name"; done', *names))
+
+    def ask(self, script: str, *arguments: str) -> list[str]:
+        """The lines that a shell script prints; it must change nothing, since it may run several times.
+
+        buildah's chroot isolation (seen with 1.28) now and then loses what a short command prints, all of it. So
+        the script's last line has to arrive.
+        """
+        for _ in range(_ATTEMPTS):
+            lines = self.run(["sh", "-c", f"{script}\necho {_END}", "sh", *arguments]).stdout.splitlines()
+            if lines and lines[-1] == _END:
+                return lines[:-1]
+        raise NodeError("buildah loses the output of commands in containers")
 
 
 def _limits() -> Iterator[str]:

@@ -292,6 +292,9 @@ class _Loader:
             compile=unit.compile,
             digest_place=unit.document.name,
         )
+        for source_name, source in unit.sources.items():
+            for index, patch in enumerate(source.patches):
+                self.known_file(unit, ("sources", source_name, "patches", index), patch)
         for step_name, step in unit.compile.items():
             flat.first_compile = flat.first_compile or (unit.document, ("compile", step_name))
             self.known_source(unit, ("compile", step_name, "source"), step.source)

@@ -108,6 +108,7 @@ def compile_one(assembly: Assembly, plan: Plan, step: Step) -> None:
             accelerator=assembly.loaded.manifest.accelerator,
             jobs=session.options.jobs,
             keep=session.options.keep,
+            offline=session.options.offline,
             emit=session.emit,
             step=step.id,
         )

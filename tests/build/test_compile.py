@@ -411,3 +411,27 @@ def test_what_the_source_brings_along_is_not_judged(room: DevelRoom, tmp_path: P
     before = (source / "vendor.so").read_bytes()
     bundle = build(room, script(["true"], artifacts={"vendor": "source:vendor.so"}), source)
     assert (take(room, bundle, tmp_path / "out", "vendor") / "vendor.so").read_bytes() == before, "nor stripped"
+
+
+def test_want_of_memory_is_answered_with_half_the_jobs_once(room: DevelRoom, tmp_path: Path) -> None:
+    """The command that failed runs again, those before it do not, and all that tells jobs has the new number."""
+    begun = "echo begun >> /build/begun"
+    needy = 'echo "$MAX_JOBS $CMAKE_BUILD_PARALLEL_LEVEL" >> /build/tries; test "$MAX_JOBS" -le 2 || kill -9 $$'
+    wish = script(["sh", "-ec", begun], ["sh", "-c", needy], artifacts={"begun": "begun", "tries": "tries"})
+    events: list[Event] = []
+    bundle = build(room, wish, project(tmp_path / "source"), jobs=5, emit=events.append)
+    assert text_of(room, bundle, "begun", tmp_path) == "begun\n"
+    assert text_of(room, bundle, "tries", tmp_path) == "5 5\n2 2\n"
+    (warning,) = (event for event in events if isinstance(event, Note) and event.level == "warning")
+    assert "5 jobs; trying again with 2" in warning.text
+    greedy = script(["sh", "-c", "echo try >> /build/tries; kill -9 $$"], artifacts={"tries": "tries"})
+    tries = run_and_count(room, greedy, project(tmp_path / "greedy"))
+    assert tries == 2
+
+
+def run_and_count(room: DevelRoom, description: CompileStep, source: Path) -> int:
+    """How often the last command of a step that fails was run."""
+    log = room.cache / "logs/hello-abababababab.txt"
+    with pytest.raises(StepError):
+        build(room, description, source, jobs=8)
+    return log.read_text().count("$ sh -c")
