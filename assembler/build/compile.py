@@ -15,6 +15,7 @@ from assembler.build.commands import Commands
 from assembler.build.container import Buildah, Container, Network
 from assembler.build.gpu_check import check_architectures
 from assembler.build.harvest import ArtifactBundle, Harvest, find, write_bundle
+from assembler.build.indexes import index_settings
 from assembler.build.mounting import Mount
 from assembler.build.noise import command_text
 from assembler.build.prepared import PreparedBuild
@@ -154,6 +155,11 @@ class _Work:
             ),
         )
 
+    @property
+    def _fetches(self) -> bool:
+        """Does anything of it use the network?"""
+        return self.description.network == "host" or any(command.fetches for command in self.toolchain.commands)
+
     def make_directories(self) -> None:
         """Make what is mounted, as far as it is not there: caches, mostly."""
         for mount in self.mounts:
@@ -209,7 +215,7 @@ class _Work:
         commands, environment, jobs = self.toolchain.commands, dict(environment), self.jobs
         runner = Commands(
             container=container,
-            mounts=self.mounts,
+            mounts=(*self.mounts, *(index_settings(self.tools) if self._fetches else ())),
             network=self.network,
             log=self.log,
             emit=self.emit,

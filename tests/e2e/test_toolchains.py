@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
 import subprocess
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import zstandard
 from support.cli import ROOT, Program
-from support.needs import need
+from support.needs import need, need_root
 from support.registry import RunningRegistry
 from support.toolchain_projects import CARGO, CUDA, FILES, RUST
 
@@ -27,10 +27,8 @@ pytestmark = [pytest.mark.tools, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sources and manifests; the bases are those of the library."""
-    if os.geteuid() != 0:
-        pytest.skip("containers without root have tests of their own")
-    need("buildah")
-    need("mmdebstrap")
+    need_root()
+    need("buildah", "mmdebstrap")
     directory = tmp_path_factory.mktemp("toolchains") / "project"
     shutil.copytree(ROOT / "manifests/bases", directory / "bases")
     for name, text in FILES.items():
@@ -59,23 +57,31 @@ def layer_files(layout: Path) -> dict[str, bytes]:
     return found
 
 
-def output_of_image(project: Path, reference: str) -> str:
-    """What the image's command prints when podman runs what was pushed."""
+@pytest.fixture(scope="module")
+def output_of(project: Path) -> Iterator[Callable[[str], str]]:
+    """What an image's command prints when podman runs what was pushed."""
+    podman, runtime = need("podman"), need("runc")
     limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]
     with tempfile.TemporaryDirectory(prefix="pr-") as short:  # podman refuses a run root of over 50 characters
-        podman = [need("podman"), "--root", str(project.parent / "podman"), "--runroot", short]
-        done = subprocess.run(
-            [*podman, "--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--runtime", need("runc"),
-             "run", "--rm", "--network", "host", *limits, "--tls-verify=false", reference],
-            capture_output=True,
-            text=True,
-            check=False,
-        )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+
+        def run(reference: str) -> str:
+            done = subprocess.run(
+                [podman, "--root", str(project.parent / "podman"), "--runroot", short, "--storage-driver", "vfs",
+                 "--cgroup-manager", "cgroupfs", "--runtime", runtime, "run", "--rm", "--network", "host",
+                 *limits, "--tls-verify=false", reference],
+                capture_output=True,
+                text=True,
+                check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+
+        yield run
 
 
-def test_cuda_for_two_architectures(project: Path, program: Program, registry: RunningRegistry) -> None:
+def test_cuda_for_two_architectures(
+    project: Path, program: Program, registry: RunningRegistry, output_of: Callable[[str], str]
+) -> None:
     layout = project.parent / "cuda"
     pushed = program.ok(
         project / "cuda.yaml", "--output", f"oci:{layout}", "--push", f"{registry.host}/e2e/cuda:1"
@@ -84,9 +90,7 @@ def test_cuda_for_two_architectures(project: Path, program: Program, registry: R
     for name in ("usr/local/lib/libkernels.so", "usr/local/bin/count"):
         assert architectures_in(files[name]) == frozenset({"sm_80", "sm_90a", "compute_90a"}), name
     image = next(line for line in pushed.splitlines() if "@sha256:" in line)
-    assert output_of_image(project, image).startswith("error "), (
-        "it runs as far as a machine without a GPU lets it"
-    )
+    assert output_of(image).startswith("error "), "it runs as far as a machine without a GPU lets it"
 
 
 def test_hip_for_gfx90a(project: Path, program: Program) -> None:
@@ -123,16 +127,18 @@ def outcomes(stderr: str) -> dict[str, str]:
     return {event["step"]: event["outcome"] for event in events if event["event"] == "step_finished"}
 
 
-def test_rust_with_crates(project: Path, program: Program, registry: RunningRegistry) -> None:
+def test_rust_with_crates(
+    project: Path, program: Program, registry: RunningRegistry, output_of: Callable[[str], str]
+) -> None:
     """Crates from the registry; then another text in the workspace, with which no dependency is compiled again."""
     target = f"{registry.host}/e2e/greet:1"
     image = program.ok(project / "rust.yaml", "--push", target)
-    assert output_of_image(project, image) == "hello 42 unix\n"
+    assert output_of(image) == "hello 42 unix\n"
     (project / "greet/words/src/lib.rs").write_text('pub const GREETING: &str = "again";\n')
     ended = program(project / "rust.yaml", "--push", target, "--offline", "--progress", "json")
     assert ended.code == 0, ended.stderr
     assert outcomes(ended.stderr)["compile:greet:dependencies"] == "cached"
-    assert output_of_image(project, ended.stdout.strip()) == "again 42 unix\n"
+    assert output_of(ended.stdout.strip()) == "again 42 unix\n"
     log = max((program.cache / "logs").glob("greet-*.txt"), key=lambda path: path.stat().st_mtime).read_text()
     compiled = [line.split()[1] for line in log.splitlines() if line.strip().startswith("Compiling")]
     assert sorted(compiled) == ["greet", "words"]
@@ -150,7 +156,9 @@ def test_a_lock_file_that_does_not_fit(project: Path, program: Program) -> None:
         assert words in ended.stderr
 
 
-def test_wheel_meson_and_autotools(project: Path, program: Program, registry: RunningRegistry) -> None:
+def test_wheel_meson_and_autotools(
+    project: Path, program: Program, registry: RunningRegistry, output_of: Callable[[str], str]
+) -> None:
     layout = project.parent / "others"
     target = f"{registry.host}/e2e/others:1"
     ended = program(project / "others.yaml", "--output", f"oci:{layout}", "--push", target, "--progress", "json")
@@ -160,6 +168,6 @@ def test_wheel_meson_and_autotools(project: Path, program: Program, registry: Ru
         (extension,) = (name for name in archive.namelist() if name.endswith(".so"))
         assert b".debug_info" not in archive.read(extension)
     image = next(line for line in ended.stdout.splitlines() if "@sha256:" in line)
-    assert output_of_image(project, image) == "hello\nhello\n"
+    assert output_of(image) == "hello\nhello\n"
     notes = [json.loads(line).get("facts") for line in ended.stderr.splitlines() if '"facts"' in line]
     assert {note["step"] for note in notes if note} >= {"compile:wheel", "compile:meson", "compile:autotools"}
