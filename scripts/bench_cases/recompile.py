@@ -28,6 +28,7 @@ SETTLE_SECONDS = 2.5
 CASES = ("recompile-cpp", "recompile-cargo")
 
 _LLAMA = "llama-cpp-python==0.3.36"
+_TRUST = "/etc/ssl/bench-ca.crt"
 _CHANGED_FILE = "ggml/src/ggml-backend.cpp"
 _DEFINITIONS = {"GGML_NATIVE": "OFF", "LLAMA_BUILD_TESTS": "OFF", "LLAMA_BUILD_EXAMPLES": "OFF"}
 _CRATES = (
@@ -158,13 +159,22 @@ class Recompile:
             ours = self._measured("assemble", work, project, lambda: _assemble(work, cache, "bench.yaml"))
             peers = {}
             for name, argv, line in self._peers(project):
-                text = f"FROM {devel}\nCOPY source /src\n{line}\n"
+                # cargo needs the certificates of this host, as ours has them.
+                trust = f"COPY ca.crt {_TRUST}\nENV CARGO_HTTP_CAINFO={_TRUST}\n" if _has_ca(work) else ""
+                text = f"FROM {devel}\n{trust}COPY source /src\n{line}\n"
                 (work / "Containerfile").write_text(text)
                 build = [*argv, "-t", "bench-recompile", "-f", str(work / "Containerfile"), str(work)]
                 runs = self._measured(name, work, project, partial(timed, build, env={"DOCKER_BUILDKIT": "1"}))
                 peers[name] = statistics.median(run.seconds for run in runs)
+        self._release()
         seconds = statistics.median(run.seconds for run in ours)
         return seconds, peers, max(run.peak_mib for run in ours)
+
+    def _release(self) -> None:
+        """Unmount what buildah leaves mounted, so that the directory can go."""
+        places = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+        for place in sorted((each for each in places if each.startswith(f"{self._directory}/")), reverse=True):
+            timed(["umount", "--lazy", place])
 
     def _peers(self, project: Project) -> list[tuple[str, Sequence[str], str]]:
         """Name, command and `RUN` line of the peers that this host has."""
@@ -188,6 +198,14 @@ class Recompile:
             self._say(f"{name}: {runs[-1].seconds:.2f} s")
         project.change(work / "source", 0)  # whoever is next begins with the same source
         return runs
+
+
+def _has_ca(work: Path) -> bool:
+    """Put the host's CA bundle beside the Containerfile, if it has one where Debian has it."""
+    bundle = Path(os.environ.get("SSL_CERT_FILE") or "/etc/ssl/certs/ca-certificates.crt")
+    if bundle.is_file():
+        shutil.copy(bundle, work / "ca.crt")
+    return bundle.is_file()
 
 
 def _assemble(work: Path, cache: Path, *arguments: str) -> Run:
