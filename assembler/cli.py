@@ -115,6 +115,8 @@ def _request(arguments: Namespace) -> Request:
 
 
 def _options(arguments: Namespace) -> Options:
+    from pathlib import Path
+
     from assembler.steps.session import Options
 
     update = getattr(arguments, "update", None)
@@ -125,6 +127,7 @@ def _options(arguments: Namespace) -> Options:
         update=frozenset(update if update is not None else ()),
         jobs=getattr(arguments, "jobs", None),
         keep=getattr(arguments, "keep", False),
+        secrets={name: Path(path) for name, path in _pairs(getattr(arguments, "secret", []), "--secret").items()},
         insecure=tuple(arguments.insecure),
     )
 

@@ -233,6 +233,7 @@ def _build(verb: argparse.ArgumentParser) -> None:
     running.add_argument(
         "--jobs", "-j", type=_number, metavar="N", help="parallel compile jobs; default: from cores and memory"
     )
+    _many(running, "--secret", "NAME=FILE", "a file for compile steps that ask for this secret; may be repeated")
     running.add_argument("--keep", action="store_true", help="keep the container of a failed step, to look into")
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
+from assembler.build.answers import answer
 from assembler.build.apt_query import OPTIONS, ask, plain_name, update
 from assembler.build.bootstrap import link_or_copy
 from assembler.build.container import Mount, Network
@@ -33,6 +34,7 @@ class Runner(Protocol):
         network: Network = "none",
         log: Path | None = None,
         on_line: Callable[[str], None] | None = None,
+        check: bool = True,
     ) -> Completed: ...
 
 
@@ -96,7 +98,10 @@ def resolve(container: Runner, names: Sequence[str], *, lists: Path | None = Non
         )
 
         def run(argv: Sequence[str]) -> Completed:
-            return container.run(argv, env=_ENVIRONMENT, mounts=mounts, network="host")
+            def once(command: Sequence[str]) -> Completed:
+                return container.run(command, env=_ENVIRONMENT, mounts=mounts, network="host", check=False)
+
+            return answer(once, argv)
 
         update(run)
         packages = ask(run, names, kept)
@@ -164,7 +169,7 @@ def install(
 
 
 def _query(container: Runner, argv: Sequence[str]) -> str:
-    return container.run(argv, env=_ENVIRONMENT).stdout
+    return answer(lambda command: container.run(command, env=_ENVIRONMENT, check=False), argv).stdout
 
 
 def _verify(container: Runner, packages: Sequence[Package]) -> None:

@@ -13,6 +13,7 @@ from assembler.build.container import Container, Network
 from assembler.build.mounting import Mount
 from assembler.build.noise import command_text
 from assembler.build.prepared import PreparedBuild
+from assembler.build.secrets import Secrets
 from assembler.build.toolchains import Command
 from assembler.errors import StepError
 from assembler.events import Emit, Outcome, StepFinished, StepOutput, StepStarted
@@ -29,6 +30,7 @@ class Commands:
     emit: Emit
     step: str
     label: str
+    secrets: Secrets
 
     def run(
         self,
@@ -41,15 +43,21 @@ class Commands:
         """Run one to its end; StepError when it fails."""
         with self.log.open("a") as log:
             log.write(f"$ {command_text(command.argv, length=None)}\n")
-        self.container.run(
-            command.argv,
-            env={**environment, **command.environment},
-            mounts=(*self.mounts, *tools),
-            workdir=command.workdir,
-            network=self.network(command),
-            log=self.log,
-            on_line=lambda line: self.emit(StepOutput(step=step or self.step, line=line)),
-        )
+        hide = self.secrets.hide
+        try:
+            self.container.run(
+                command.argv,
+                env={**environment, **command.environment, **self.secrets.environment},
+                mounts=(*self.mounts, *self.secrets.mounts, *tools),
+                workdir=command.workdir,
+                network=self.network(command),
+                log=self.log,
+                on_line=lambda line: self.emit(StepOutput(step=step or self.step, line=hide(line))),
+            )
+        except StepError as error:
+            raise StepError(hide(error.fact), hint=error.hint, detail=[*map(hide, error.detail)]) from None
+        finally:
+            self.secrets.clean(self.log)
 
     def prepare(
         self,

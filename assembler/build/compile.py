@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from assembler.build import advice, rerun, toolchains
@@ -14,9 +15,11 @@ from assembler.build.commands import Commands
 from assembler.build.container import Buildah, Container, Network
 from assembler.build.gpu_check import check_architectures
 from assembler.build.harvest import ArtifactBundle, Harvest, find, write_bundle
+from assembler.build.indexes import index_settings
 from assembler.build.mounting import Mount
 from assembler.build.noise import command_text
 from assembler.build.prepared import PreparedBuild
+from assembler.build.secrets import Secrets
 from assembler.build.toolchain_choice import jobs_of, toolchain_of
 from assembler.build.toolchains import (
     BUILD,
@@ -36,6 +39,7 @@ from assembler.manifest.models import Accelerator, CompileStep
 from assembler.oci.layout import Store
 from assembler.process import paste_line
 
+_NONE: Final[Mapping[str, Path]] = MappingProxyType({})
 _FILES_A_CALL: Final = 200
 _FROM_SOURCE: Final = "source:"
 _LIBRARY_MISSING: Final = "error while loading shared libraries"
@@ -57,18 +61,19 @@ def compile_step(
     jobs: int | None = None,
     keep: bool = False,
     offline: bool = False,
+    secrets: Mapping[str, Path] = _NONE,
     emit: Emit = ignore,
     step: str = "",
 ) -> ArtifactBundle:
     """Compile, harvest, and give the artifacts as one blob of the store.
 
     The log is `logs/LABEL-KEY.txt` below `cache`, with a script beside it that does the step again by hand. `jobs`
-    None means: as many as cores and memory allow. With `keep` a failed step's container and build directory stay.
-    With `offline` nothing is fetched.
+    None: as many as cores and memory allow. With `keep` a failed step's container and build directory stay. With
+    `offline` nothing is fetched. `secrets` are files by the names that steps know them by.
 
     StepError when a command fails, a program is missing, a pattern matches nothing, a built file would look for
-    libraries in the build directory, or has not the GPU code that was asked for. ManifestError when options do not
-    fit the source.
+    libraries in the build directory, or has not the GPU code asked for. ManifestError when options do not fit the
+    source, RequestError for a secret that was not given.
     """
     jobs = jobs or jobs_of(description, accelerator)
     work = _Work(
@@ -78,6 +83,7 @@ def compile_step(
         jobs=jobs,
         image=image,
         offline=offline,
+        secrets=Secrets.of(description.secrets, secrets, ssh=description.ssh, step=label),
         label=label,
         source=source,
         cache=cache,
@@ -86,8 +92,7 @@ def compile_step(
         step=step,
         **{name: buildah.run_directory.scratch(name) for name in ("build", "statistics", "compilers", "tools")},
     )
-    for mount in work.mounts:
-        mount.source.mkdir(parents=True, exist_ok=True)
+    work.make_directories()
     script: rerun.Script | None = None
     try:
         with buildah.container(image, label, keep=keep) as container:
@@ -123,6 +128,7 @@ class _Work:
     jobs: int
     image: str
     offline: bool
+    secrets: Secrets
     label: str
     source: Path
     build: Path
@@ -148,6 +154,16 @@ class _Work:
                 for name, target in self.toolchain.caches.items()
             ),
         )
+
+    @property
+    def _fetches(self) -> bool:
+        """Does anything of it use the network?"""
+        return self.description.network == "host" or any(command.fetches for command in self.toolchain.commands)
+
+    def make_directories(self) -> None:
+        """Make what is mounted, as far as it is not there: caches, mostly."""
+        for mount in self.mounts:
+            mount.source.mkdir(parents=True, exist_ok=True)
 
     def network(self, command: Command) -> Network:
         """The network of a command."""
@@ -181,8 +197,8 @@ class _Work:
             commands=tuple(
                 container.command(
                     command.argv,
-                    env={**environment, **command.environment},
-                    mounts=self.mounts,
+                    env={**environment, **command.environment, **self.secrets.environment},
+                    mounts=(*self.mounts, *self.secrets.mounts),
                     workdir=command.workdir,
                     network=self.network(command),
                 )
@@ -199,12 +215,13 @@ class _Work:
         commands, environment, jobs = self.toolchain.commands, dict(environment), self.jobs
         runner = Commands(
             container=container,
-            mounts=self.mounts,
+            mounts=(*self.mounts, *(index_settings(self.tools) if self._fetches else ())),
             network=self.network,
             log=self.log,
             emit=self.emit,
             step=self.step,
             label=self.label,
+            secrets=self.secrets,
         )
         index = 0
         while index < len(commands):
@@ -284,7 +301,8 @@ class _Work:
             self.emit(Note(text=text, facts=facts))
 
     def check(self, harvest: Harvest) -> None:
-        """StepError when what was built could not run where it is meant to."""
+        """StepError when what was built could not run where it is meant to, or must not be seen."""
+        self.secrets.check(harvest, self.label)
         check_search_paths(self.built(harvest), self.label, _ONLY_WHILE_BUILDING)
         own = {
             name: tuple(item for item in items if item.source.is_relative_to(self.build))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from assembler.build import launcher
+from assembler.build.answers import answer
 from assembler.build.mounting import CERTIFICATE_VARIABLES, CERTIFICATES, Mount, Places, host_certificates
 from assembler.build.node import Storage
 from assembler.build.noise import Listener, command_text, quiet, signal_of, start_failure
@@ -47,8 +48,6 @@ ENVIRONMENT: Final[Mapping[str, str]] = {
 
 _LIMITS: Final = (("nofile", resource.RLIMIT_NOFILE, 1 << 20), ("nproc", resource.RLIMIT_NPROC, 1 << 15))
 """How many files and processes at most, by name. 32,768 processes are what older buildahs set themselves."""
-_ATTEMPTS: Final = 5
-_END: Final = "end-of-answer"
 _KEPT: Final = "kept-"
 
 
@@ -274,14 +273,10 @@ class Container:
     def ask(self, script: str, *arguments: str) -> list[str]:
         """The lines that a shell script prints; it must change nothing, since it may run several times.
 
-        buildah's chroot isolation (seen with 1.28) now and then loses what a short command prints, all of it. So
-        the script's last line has to arrive.
+        StepError when it fails.
         """
-        for _ in range(_ATTEMPTS):
-            lines = self.run(["sh", "-c", f"{script}\necho {_END}", "sh", *arguments]).stdout.splitlines()
-            if lines and lines[-1] == _END:
-                return lines[:-1]
-        raise NodeError("buildah loses the output of commands in containers")
+        command = ["sh", "-c", script, "sh", *arguments]
+        return answer(lambda argv: self.run(argv, check=False), command).stdout.splitlines()
 
 
 def _limits() -> Iterator[str]:

@@ -132,6 +132,10 @@ class CompileStep(Model):
     network: Network = Field(
         "none", description="`host` lets the step reach the network; then nobody can repeat it"
     )
+    secrets: tuple[Name, ...] = Field(
+        (), description="secrets, given by `--secret NAME=FILE`, that commands find as `/run/secrets/NAME`"
+    )
+    ssh: Flag = Field(False, description="`true`: commands may use the ssh agent of whoever runs this")
     strip: Flag = Field(True, description="strip debug information from what is harvested")
     jobs_memory: Size | None = Field(None, description="memory that one compile job needs, such as `2g`")
     cmake: CMakeOptions | None = Field(None, description="options of the cmake toolchain")

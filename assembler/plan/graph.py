@@ -265,7 +265,7 @@ def _compile_steps(
         needs = (identifier,)
     source = facts.sources.get((scope.name, step.source)) if step.source else ""
     accelerator = loaded.manifest.accelerator
-    description = step.model_dump(mode="json", exclude={"source", "packages", "jobs_memory"})
+    description = step.model_dump(mode="json", exclude={"source", "packages", "jobs_memory", "secrets", "ssh"})
     compile_facts = {
         "step": description,
         "source": source,

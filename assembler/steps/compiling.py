@@ -109,6 +109,7 @@ def compile_one(assembly: Assembly, plan: Plan, step: Step) -> None:
             jobs=session.options.jobs,
             keep=session.options.keep,
             offline=session.options.offline,
+            secrets=session.options.secrets,
             emit=session.emit,
             step=step.id,
         )

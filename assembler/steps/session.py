@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -45,6 +45,7 @@ class Options:
     update: frozenset[str] = frozenset()
     jobs: int | None = None
     keep: bool = False
+    secrets: Mapping[str, Path] = field(default_factory=dict)
     insecure: tuple[str, ...] = ()
 
 

@@ -14,7 +14,7 @@ from assembler.build.compile import compile_step
 from assembler.build.elf import read_elf
 from assembler.build.harvest import ArtifactBundle, bundle_entries
 from assembler.build.node import jobs as jobs_that_fit
-from assembler.errors import StepError
+from assembler.errors import RequestError, StepError
 from assembler.events import Emit, Event, Note, StepOutput
 from assembler.manifest.models import CompileStep
 from assembler.process import run, which
@@ -435,3 +435,33 @@ def run_and_count(room: DevelRoom, description: CompileStep, source: Path) -> in
     with pytest.raises(StepError):
         build(room, description, source, jobs=8)
     return log.read_text().count("$ sh -c")
+
+
+def test_a_secret_is_there_and_nowhere_else(room: DevelRoom, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("sesame-open-the-door\n")
+    print_it = ["sh", "-c", "cat /run/secrets/token; wc -c < /run/secrets/token > /build/length; exit $0"]
+    events: list[Event] = []
+
+    def compile_with(secrets: Mapping[str, Path], status: str) -> ArtifactBundle:
+        return compile_step(
+            room.buildah,
+            room.store,
+            script([*print_it, status], artifacts={"length": "length"}, secrets=["token"]),
+            image=DEVEL,
+            source=project(tmp_path / "source"),
+            label="hello",
+            key="cd" * 32,
+            cache=room.cache,
+            secrets=secrets,
+            emit=events.append,
+        )
+
+    bundle = compile_with({"token": tmp_path / "token"}, "0")
+    assert text_of(room, bundle, "length", tmp_path) == "21\n"
+    with pytest.raises(StepError) as caught:
+        compile_with({"token": tmp_path / "token"}, "3")
+    logs = "".join(path.read_text() for path in (room.cache / "logs").glob("hello-cdcd*"))
+    assert "***" in logs
+    assert "sesame" not in logs + caught.value.render() + "".join(map(str, events))
+    with pytest.raises(RequestError, match="`token` is needed"):
+        compile_with({}, "0")

@@ -145,6 +145,16 @@ def test_without_network_there_is_a_loopback(container: Container) -> None:
     assert shell(container, script, check=False).stdout == "hello\n"
 
 
+def test_a_question_is_answered_in_lines(container: Container) -> None:
+    assert container.ask('echo one; for word; do echo "$word"; done', "two words", "$3") == [
+        "one",
+        "two words",
+        "$3",
+    ]
+    assert container.ask("true") == []
+    assert container.programs(["sh", "no-such-program", "ls"]) == {"sh", "ls"}
+
+
 # how it ends
 
 

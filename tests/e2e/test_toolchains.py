@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
 import tarfile
 import zipfile
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 import zstandard
 from support.cli import ROOT, Program
-from support.needs import need
+from support.needs import need, need_root
 from support.podman import output_of_image
 from support.registry import RunningRegistry
 from support.toolchain_projects import CARGO, CUDA, FILES, RUST
@@ -26,10 +25,8 @@ pytestmark = [pytest.mark.tools, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sources and manifests; the bases are those of the library."""
-    if os.geteuid() != 0:
-        pytest.skip("containers without root have tests of their own")
-    need("buildah")
-    need("mmdebstrap")
+    need_root()
+    need("buildah", "mmdebstrap")
     directory = tmp_path_factory.mktemp("toolchains") / "project"
     shutil.copytree(ROOT / "manifests/bases", directory / "bases")
     for name, text in FILES.items():

@@ -44,6 +44,7 @@ class PlainContainer:
         network: Literal["host", "none"] = "none",
         log: Path | None = None,
         on_line: Callable[[str], None] | None = None,
+        check: bool = True,
     ) -> Completed:
         """Run a command; without network it has a network namespace of its own that nothing is connected to."""
         command = ["buildah", *self.options, "run", "--isolation", "chroot"]
@@ -52,7 +53,7 @@ class PlainContainer:
         for key, value in (env or {}).items():
             command += ["--env", f"{key}={value}"]
         alone = ["unshare", "--net"] if network == "none" else []
-        return run([*alone, *command, self.name, "--", *argv], log=log, on_line=on_line)
+        return run([*alone, *command, self.name, "--", *argv], log=log, on_line=on_line, check=check)
 
     @contextlib.contextmanager
     def mounted(self) -> Iterator[Path]:
