@@ -348,6 +348,10 @@ class _Loader:
             self.base_manifest(unit, (*steps, "copy", "image"), entry.copy_.image)
         if entry.wheels is not None and entry.wheels.file is not None:
             self.known_file(unit, (*steps, "wheels", "file"), entry.wheels.file)
+        if entry.wheels is not None and entry.wheels.artifact is not None:
+            self.known_artifact(unit, (*steps, "wheels", "artifact"), entry.wheels.artifact)
+        if entry.wheels is not None and entry.wheels.wheelhouse is not None:
+            self.known_directory(unit, (*steps, "wheels", "wheelhouse"), entry.wheels.wheelhouse)
         for index, file in enumerate(entry.files):
             if file.from_file is not None:
                 self.known_file(unit, (*steps, "files", index, "from-file"), file.from_file)
@@ -359,6 +363,12 @@ class _Loader:
         elif not self.problems.is_blamed(unit.document, steps):
             hint = did_you_mean(path.name, [each.name for each in path.parent.glob("*") if each.is_file()])
             self.problems.add(unit.document, steps, f"no file `{text}`", hint=hint)
+
+    def known_directory(self, unit: _Unit, steps: Steps, text: str) -> None:
+        path = unit.path.absolute().parent / text
+        if not path.is_dir() and not self.problems.is_blamed(unit.document, steps):
+            hint = did_you_mean(path.name, [each.name for each in path.parent.glob("*") if each.is_dir()])
+            self.problems.add(unit.document, steps, f"no directory `{text}`", hint=hint)
 
     def known_source(self, unit: _Unit, steps: Steps, name: str) -> None:
         names = unit.names("sources")
