@@ -101,7 +101,7 @@ def stated_size(session: requests.Session, url: str, *, patience: Patience | Non
                 url, headers={"Accept-Encoding": "identity"}, timeout=_TIMEOUT_SECONDS, allow_redirects=True
             )
         except requests.RequestException as error:
-            raise _TransientError(_reason(error)) from error
+            raise _trouble(error, url) from error
         if response.status_code in _TRANSIENT:
             raise _TransientError(f"the server answered {response.status_code}")
         return response
