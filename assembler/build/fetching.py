@@ -92,6 +92,10 @@ class Fetching:
         if self._session is not None:
             self._session.close()
 
+    def knows(self, digest: Digest) -> bool:
+        """Is this one of the files?"""
+        return digest in self._items
+
     def wait(self, digest: Digest) -> Path:
         """The path of one file, when it is there. Raises as `all` does, when it cannot be had."""
         future = self._futures.get(digest)

@@ -19,7 +19,7 @@ from assembler.build.index_settings import read_settings
 from assembler.build.pylock import Chosen, choose
 from assembler.build.python_index import normalised, project_files, sdist_version
 from assembler.build.requirement_files import requirement_lines
-from assembler.build.wheel_tags import Target, rank_of
+from assembler.build.wheel_tags import Target, is_for_python, rank_of
 from assembler.build.wheelhouse import HouseWheel
 from assembler.errors import AssembleError, LockError, ManifestError, VerifyError
 from assembler.manifest.wheels import LockedWheel
@@ -192,9 +192,9 @@ def _requested(question: uv.Question) -> frozenset[str]:
 def _overlooked(
     session: requests.Session, question: uv.Question, found: Sequence[LockedWheel], room: Workroom
 ) -> Iterator[str]:
-    """Warnings about projects whose newer versions have no wheel for the base, so that an old one was taken.
+    """Warnings about projects whose newest version has no wheel for the base, so that an old one was taken.
 
-    uv passes over such versions in silence; a project that stopped publishing wheels comes years old that way.
+    uv passes over such versions in silence; a project that has no wheels now comes years old that way.
     Only what was asked for by name and without an exact version is looked at.
     """
     from packaging.requirements import InvalidRequirement, Requirement
@@ -229,19 +229,20 @@ def _newer_without_wheel(wheel: LockedWheel, asked: Any, files: Sequence[str], t
     """The warning, when the requirement allows a newer final version that has no wheel for the target."""
     from packaging.version import InvalidVersion, Version
 
-    versions: dict[Version, bool] = {}
+    offered: dict[Version, list[str]] = {}
     for file in files:
         text = file.split("-")[1] if file.endswith(".whl") and "-" in file else sdist_version(file, wheel.name)
         try:
-            version = Version(text or "")
+            offered.setdefault(Version(text or ""), []).append(file)
         except InvalidVersion:
             continue
-        versions[version] = versions.get(version, False) or rank_of(file, target) is not None
     taken = Version(wheel.version)
-    newest = max(
-        (each for each in versions if not each.is_prerelease and asked.specifier.contains(each)), default=taken
-    )
-    if newest <= taken or versions.get(newest):
+    allowed = [each for each in offered if not each.is_prerelease and asked.specifier.contains(each)]
+    newest = max(allowed, default=taken)
+    wheels = [file for file in offered.get(newest, ()) if file.endswith(".whl")]
+    mine = [file for file in wheels if is_for_python(file, target)]
+    # A project that has left this Python behind is no accident; one that has no wheels, or none for the base, is.
+    if newest <= taken or (wheels and not mine) or any(rank_of(file, target) for file in mine):
         return ""
     return (
         f"`{wheel.name}` {newest} has no wheel for {target.text}: {taken} was locked, "

@@ -138,6 +138,13 @@ def rank_of(filename: str, target: Target) -> tuple[int, tuple[int, str]] | None
     return min(fitting), (-build[0], build[1]) if build else (0, "")
 
 
+def is_for_python(filename: str, target: Target) -> bool:
+    """Is a wheel for the target's Python, whatever platform it is for?"""
+    parsed = _parse(filename)
+    pythons = {(tag.interpreter, tag.abi) for tag in ranks(target)}
+    return parsed is not None and any((tag.interpreter, tag.abi) in pythons for tag in parsed[1])
+
+
 def why_not(filename: str, target: Target) -> str:
     """Why a wheel does not fit: its tag, and what the base offers. Empty when it fits."""
     parsed = _parse(filename)
@@ -148,9 +155,7 @@ def why_not(filename: str, target: Target) -> str:
     tags = sorted(parsed[1], key=str)
     first = "-".join(filename.removesuffix(".whl").split("-")[-3:])
     offers = f"the base has {target.text}"
-    known = ranks(target)
-    pythons = {(tag.interpreter, tag.abi) for tag in known}
-    if not any((tag.interpreter, tag.abi) in pythons for tag in tags):
+    if not is_for_python(filename, target):
         return f"its tag `{first}` asks for another Python; {offers}"
     needed = [_glibc_of(tag.platform) for tag in tags if tag.platform.endswith("_" + target.machine)]
     minors = [minor for minor in needed if minor is not None]

@@ -65,9 +65,14 @@ class Locking:
         """The lock files that were read."""
         return tuple(path for path in (self._beside, self._private) if path.exists())
 
-    def peek(self, kind: Kind, name: str, request: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """The locked answer, or None when there is none for this request or it is to be renewed."""
-        if self._options.update & {"*", name, kind} and not self._fresh(kind, name):
+    def peek(
+        self, kind: Kind, name: str, request: Mapping[str, Any], *, renewed: bool = False
+    ) -> Mapping[str, Any] | None:
+        """The locked answer, or None when there is none for this request or it is to be renewed.
+
+        `renewed` says that something in it is to be, by a name that only the caller knows.
+        """
+        if (renewed or self._options.update & {"*", name, kind}) and not self._fresh(kind, name):
             return None
         for lock in (self._lock, self._extra):
             found = lock.answer(kind, name, request)
@@ -77,11 +82,23 @@ class Locking:
         self._complete = False
         return None
 
+    def old(self, kind: Kind, name: str) -> Mapping[str, Any] | None:
+        """The answer to whatever was asked for last, for who changes no more than must change."""
+        found = self._extra.entry(kind, name) if self._target != self._beside else None
+        found = found or self._lock.entry(kind, name)
+        return found.answer if found else None
+
     def answer(
-        self, kind: Kind, name: str, request: Mapping[str, Any], resolve: Callable[[], Mapping[str, Any]]
+        self,
+        kind: Kind,
+        name: str,
+        request: Mapping[str, Any],
+        resolve: Callable[[], Mapping[str, Any]],
+        *,
+        renewed: bool = False,
     ) -> Mapping[str, Any]:
         """The locked answer, or what `resolve` finds now; LockError where asking is forbidden."""
-        found = self.peek(kind, name, request)
+        found = self.peek(kind, name, request, renewed=renewed)
         if found is not None:
             return found
         place = str(self._beside)

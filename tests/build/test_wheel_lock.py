@@ -199,13 +199,19 @@ def test_an_index_that_is_not_there(desk: Desk, index: Index, monkeypatch: pytes
 
 
 def test_a_version_that_was_passed_over_is_spoken_of(desk: Desk, index: Index) -> None:
+    """One that needs a newer glibc or has no wheels at all is; one that is for newer Pythons only is not."""
     desk.lock("lib")
+    assert desk.warnings == [], "lib 3.0 is for another Python"
+    desk.lock("lib<3")
     assert len(desk.warnings) == 1
-    assert "`lib` 3.0 has no wheel" in desk.warnings[0]
+    assert "`lib` 2.0 has no wheel" in desk.warnings[0]
     assert "1.5 was locked" in desk.warnings[0]
     desk.warnings.clear()
-    desk.lock("lib==1.5", "app")
-    desk.lock("lib<2")
+    index.add(MadeWheel("app-9.0.tar.gz", b""))
+    desk.lock("app", "lib==1.5")
+    assert ["`app` 9.0 has no wheel" in text for text in desk.warnings] == [True]
+    desk.warnings.clear()
+    desk.lock("app<3", "lib<2")
     assert desk.warnings == []
 
 
