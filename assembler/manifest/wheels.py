@@ -21,10 +21,11 @@ _SIZE_LIMIT: Final = 64 << 30
 class LockedWheel:
     """One wheel file.
 
-    `name` is the project's name as indexes compare it (PEP 503), `version` as the file's metadata has it. `url` says
-    where the file came from, without credentials; it is empty when it came out of a compile step or a directory.
-    `sha256` has 64 hexadecimal digits, `size` is in bytes. `requested` says that a requirement names the project
-    itself (its REQUESTED file), `direct` is the content of `direct_url.json` where one is due (PEP 610).
+    `name` is the project's name as indexes compare it (PEP 503), `version` as the file's metadata has it. `url`
+    says where the file came from, without credentials; it is empty when it came out of a compile step or a
+    directory. `sha256` has 64 hexadecimal digits, `size` is in bytes. `requested` says that a requirement names
+    the project itself (its REQUESTED file), `direct` is the content of `direct_url.json` where one is due
+    (PEP 610).
     """
 
     name: str

@@ -33,8 +33,10 @@ from assembler.pack.compress import (
     media_type,
     open_compressor,
 )
+from assembler.pack.members import Archives, MemberReader
+from assembler.pack.splice import open_splicer, splicer_id
 from assembler.tree.builder import arrange
-from assembler.tree.entry import Entry, Slice
+from assembler.tree.entry import Entry, Slice, ZipMember
 
 __all__ = ["CHUNK", "Compression", "PackedLayer", "compressor_id", "pack"]
 
@@ -42,8 +44,8 @@ _READERS: Final = 3
 _WRITES: Final = 4
 _FLUSH: Final = 8 << 20
 
-_Piece: TypeAlias = bytes | tuple[Entry, int, int]
-"""Part of a chunk: bytes as they are, or `amount` bytes of an entry's content from `offset`."""
+_Piece: TypeAlias = bytes | tuple[Entry | MemberReader, int, int]
+"""Part of a chunk: bytes as they are, or `amount` bytes of a file's content from `offset`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,19 +81,26 @@ def pack(
     arranged = arrange(entries)
     if not 0 <= epoch < 8**11:
         raise ValueError(f"expected an epoch from 0 to {8**11 - 1} seconds, got {epoch}")
+    spliced = compression == "gzip" and any(isinstance(entry.content, ZipMember) for entry in arranged)
     with ExitStack() as stack:
         blob = stack.enter_context(store.writer())
-        compressor = open_compressor(compression, level, threads)
+        chunks = _chunks(arranged, epoch, stack.enter_context(Archives()))
+        compressor: Compressor
+        if spliced:
+            compressor = splicer = open_splicer(level, threads)
+            chunks = splicer.watch(chunks)
+        else:
+            compressor = open_compressor(compression, level, threads)
         stack.callback(compressor.close)
         run = stack.enter_context(_Run(compressor, blob, sink, progress, store))
-        run.pack(_chunks(arranged, epoch))
+        run.pack(chunks)
         digest = Digest("sha256:" + run.packed.hexdigest())
         _commit(blob, digest, store)
     descriptor = Descriptor(
         media_type=media_type(compression),
         digest=digest,
         size=run.packed_bytes,
-        annotations={COMPRESSOR: compressor_id(compression, level)},
+        annotations={COMPRESSOR: splicer_id(level) if spliced else compressor_id(compression, level)},
     )
     diff_id = Digest("sha256:" + run.plain.hexdigest())
     return PackedLayer(
@@ -213,7 +222,7 @@ def _cannot_write(store: Store, error: OSError) -> NodeError:
     return NodeError(f"the layer cannot be written: {error.strerror or error}", place=str(store.root))
 
 
-def _chunks(entries: Sequence[Entry], epoch: int) -> Iterator[list[_Piece]]:
+def _chunks(entries: Sequence[Entry], epoch: int, archives: Archives) -> Iterator[list[_Piece]]:
     """The whole tar as pieces, `CHUNK` bytes at a time."""
     pieces: list[_Piece] = []
     room = CHUNK
@@ -228,14 +237,15 @@ def _chunks(entries: Sequence[Entry], epoch: int) -> Iterator[list[_Piece]]:
         if entry.kind != "file":
             continue
         offset, size = 0, entry.size
+        source = archives.reader(entry.content) if isinstance(entry.content, ZipMember) else entry
         while size - offset > room:
             if room:
-                pieces.append((entry, offset, room))
+                pieces.append((source, offset, room))
                 offset += room
             yield pieces
             pieces, room = [], CHUNK
         # An empty file gets its piece too: it may have grown.
-        pieces.append((entry, offset, size - offset))
+        pieces.append((source, offset, size - offset))
         room -= size - offset
         # Headers and contents are whole blocks and so is a chunk: the padding always fits.
         if padding := ustar.padding(size):
@@ -258,9 +268,12 @@ def _fill(pieces: Sequence[_Piece], buffer: memoryview) -> int:
             end = position + len(piece)
             buffer[position:end] = piece
         else:
-            entry, offset, amount = piece
+            source, offset, amount = piece
             end = position + amount
-            _copy(entry, offset, amount, buffer[position : end + 1])
+            if isinstance(source, Entry):
+                _copy(source, offset, amount, buffer[position : end + 1])
+            else:
+                source.fill(offset, buffer[position:end])
         position = end
     return position
 
@@ -273,8 +286,8 @@ def _copy(entry: Entry, offset: int, amount: int, view: memoryview) -> None:
             raise _changed(entry)
         view[:amount] = content[offset : offset + amount]
         return
-    if content is None:
-        raise ValueError(f"`{entry.path}` is a file without content")
+    if content is None or isinstance(content, ZipMember):
+        raise ValueError(f"`{entry.path}` is a file without content of its own")
     try:
         if isinstance(content, Slice):
             found = _read(content.path, content.offset + offset, view[:amount])
