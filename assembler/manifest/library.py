@@ -346,29 +346,25 @@ class _Loader:
             self.known_source(unit, (*steps, "copy", "source"), entry.copy_.source)
         if entry.copy_ is not None and entry.copy_.image is not None and entry.copy_.image.manifest:
             self.base_manifest(unit, (*steps, "copy", "image"), entry.copy_.image)
-        if entry.wheels is not None and entry.wheels.file is not None:
-            self.known_file(unit, (*steps, "wheels", "file"), entry.wheels.file)
-        if entry.wheels is not None and entry.wheels.artifact is not None:
-            self.known_artifact(unit, (*steps, "wheels", "artifact"), entry.wheels.artifact)
-        if entry.wheels is not None and entry.wheels.wheelhouse is not None:
-            self.known_directory(unit, (*steps, "wheels", "wheelhouse"), entry.wheels.wheelhouse)
+        wheels = entry.wheels
+        if wheels and wheels.file:
+            self.known_file(unit, (*steps, "wheels", "file"), wheels.file)
+        if wheels and wheels.artifact:
+            self.known_artifact(unit, (*steps, "wheels", "artifact"), wheels.artifact)
+        if wheels and wheels.wheelhouse:
+            self.known_file(unit, (*steps, "wheels", "wheelhouse"), wheels.wheelhouse, "directory")
         for index, file in enumerate(entry.files):
             if file.from_file is not None:
                 self.known_file(unit, (*steps, "files", index, "from-file"), file.from_file)
 
-    def known_file(self, unit: _Unit, steps: Steps, text: str) -> None:
+    def known_file(self, unit: _Unit, steps: Steps, text: str, kind: str = "file") -> None:
         path = unit.path.absolute().parent / text
-        if path.is_file():
-            self.files[path] = None
+        is_there = Path.is_dir if kind == "directory" else Path.is_file
+        if is_there(path):
+            self.files |= {path: None} if kind == "file" else {}
         elif not self.problems.is_blamed(unit.document, steps):
-            hint = did_you_mean(path.name, [each.name for each in path.parent.glob("*") if each.is_file()])
-            self.problems.add(unit.document, steps, f"no file `{text}`", hint=hint)
-
-    def known_directory(self, unit: _Unit, steps: Steps, text: str) -> None:
-        path = unit.path.absolute().parent / text
-        if not path.is_dir() and not self.problems.is_blamed(unit.document, steps):
-            hint = did_you_mean(path.name, [each.name for each in path.parent.glob("*") if each.is_dir()])
-            self.problems.add(unit.document, steps, f"no directory `{text}`", hint=hint)
+            hint = did_you_mean(path.name, [each.name for each in path.parent.glob("*") if is_there(each)])
+            self.problems.add(unit.document, steps, f"no {kind} `{text}`", hint=hint)
 
     def known_source(self, unit: _Unit, steps: Steps, name: str) -> None:
         names = unit.names("sources")

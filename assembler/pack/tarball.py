@@ -23,7 +23,7 @@ from assembler.oci.descriptor import COMPRESSOR, Descriptor
 from assembler.oci.digest import Digest
 from assembler.oci.image import BlobLayer
 from assembler.oci.layout import BlobWriter, Store
-from assembler.pack.chunks import ReadAhead
+from assembler.pack.chunks import ReadAhead, Watch
 from assembler.pack.compress import (
     CHUNK,
     Compression,
@@ -32,8 +32,9 @@ from assembler.pack.compress import (
     media_type,
     open_compressor,
 )
+from assembler.pack.splice import open_splicer, splicer_id
 from assembler.tree.builder import arrange
-from assembler.tree.entry import Entry
+from assembler.tree.entry import Entry, ZipMember
 
 __all__ = [
     "CHUNK",
@@ -86,17 +87,26 @@ def pack(
     cannot be written.
     """
     arranged = _arranged(entries, epoch)
+    spliced = compression == "gzip" and any(isinstance(entry.content, ZipMember) for entry in arranged)
     with ExitStack() as stack:
         blob = stack.enter_context(store.writer())
-        compressor = open_compressor(compression, level, threads)
+        compressor: Compressor
+        watch: Watch | None = None
+        if spliced:
+            compressor = splicer = open_splicer(level, threads)
+            watch = splicer.watch
+        else:
+            compressor = open_compressor(compression, level, threads)
         stack.callback(compressor.close)
         if follower:
             follower.begin(blob.path)
         run = stack.enter_context(_Run(compressor, blob, follower, progress, store, tap))
-        run.pack(stack.enter_context(ReadAhead(arranged, epoch, run.ahead)))
+        run.pack(stack.enter_context(ReadAhead(arranged, epoch, run.ahead, watch)))
         digest = Digest("sha256:" + run.packed.hexdigest())
         commit(blob, digest, store)
     descriptor = layer_descriptor(digest, run.packed_bytes, compression, level)
+    if spliced:
+        descriptor = descriptor.annotated({COMPRESSOR: splicer_id(level)})
     diff_id = Digest("sha256:" + run.plain.hexdigest())
     return PackedLayer(
         layer=BlobLayer(descriptor=descriptor, diff_id=diff_id, created_by=created_by),

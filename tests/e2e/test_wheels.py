@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.cli import Program
 from support.containers import empty_storage_at_the_end
-from support.registry import need
+from support.needs import need
 
 from assembler.build.container import Buildah, Container
 from assembler.build.node import probe_storage
@@ -184,6 +184,5 @@ def test_a_built_wheel_that_asks_for_more_makes_the_lock_stale(room: Path, progr
         assert "new: own attrs" in ended.stderr
         program.ok("lock", "--update", "/opt/venv", "--", room / "project/tools.yaml")
         program.ok(room / "project/tools.yaml", "--locked")
-        assert '"attrs"' in program.ok("inspect", "tools", "--files", "--json") or True
     finally:
         source.write_text(MAKE)
