@@ -26,7 +26,7 @@ from assembler.errors import UntrustedInputError
 from assembler.manifest.wheels import LockedWheel
 from assembler.pack.members import digest_text, read_member, read_start
 from assembler.pack.wheel_archive import Archive, Listed, read_archive
-from assembler.pack.wheel_environment import Environment, installed_path, is_reserved
+from assembler.pack.wheel_environment import Environment, installed_path, reserved_paths
 from assembler.pack.wheel_record import Row, format_record, parse_record
 from assembler.pack.wheel_scripts import PLACEHOLDER, entry_point_scripts, script_text, with_interpreter
 from assembler.tree.entry import Entry, ZipMember
@@ -60,10 +60,12 @@ class _Installation:
     files: dict[str, Listed] = field(default_factory=dict)
     record: dict[str, Row] = field(default_factory=dict)
     info: str = ""
+    reserved: frozenset[str] = frozenset()
     made: list[Entry] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
 
     def entries(self) -> tuple[Entry, ...]:
+        self.reserved = reserved_paths(self.environment)
         self.files = {file.name: file for file in self.archive.files}
         self.info = self._info()
         self.record = parse_record(self._read("RECORD", listed=False), self.archive.name)
@@ -195,7 +197,7 @@ class _Installation:
         self._add(Entry(path=place, kind="file", mode=mode, size=len(data), content=data), row)
 
     def _add(self, entry: Entry, row: Row) -> None:
-        if is_reserved(self.environment, entry.path):
+        if entry.path in self.reserved:
             raise self._refused(f"would replace `/{entry.path}`, which makes the environment")
         self.made.append(entry)
         self.rows.append(row)
