@@ -28,8 +28,7 @@ _FEWEST_BITS: Final = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WheelGroup:
-    """The wheels of one layer, by name. `name` is unique in a plan; the group without wheels is the environment.
-    """
+    """The wheels of one layer, by name. `name` is unique in a plan; the group without wheels is the environment."""
 
     name: str
     wheels: tuple[LockedWheel, ...]
@@ -75,8 +74,7 @@ def layer_plan(
 
 
 def _buckets(wheels: Iterable[LockedWheel], bits: int) -> list[tuple[str, list[LockedWheel]]]:
-    """Wheels by the first bits of their name's hash; a bucket that is too large is split by the bits that follow.
-    """
+    """Wheels by the first bits of their name's hash; a bucket that is too large is split by the bits that follow."""
     found: dict[str, list[LockedWheel]] = {}
     for wheel in wheels:
         digest = hashlib.sha256(wheel.name.encode()).digest()
