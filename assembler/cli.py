@@ -9,14 +9,16 @@ or the registry client would be loaded.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
 import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from assembler.cli_arguments import VERBS, parser
-from assembler.errors import AssembleError, RequestError
+from assembler.cli_arguments import parse
+from assembler.errors import AssembleError, RequestError, refused
 
 if TYPE_CHECKING:
     from assembler.pipeline import Request
@@ -24,18 +26,14 @@ if TYPE_CHECKING:
 
 EXIT_INTERRUPTED = 130
 EXIT_WORK_TO_DO = 10
+_DEBUG = "ASSEMBLE_DEBUG"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in VERBS:
-        arguments.insert(0, "build")
-    elif not arguments:
-        arguments = ["--help"]
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        options = parser().parse_args(arguments)
+        options = parse(sys.argv[1:] if argv is None else argv)
         code: int = _COMMANDS[options.verb](options)
     except AssembleError as error:
         _fail(error.render())
@@ -46,9 +44,40 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         return 1
     except OSError as error:
-        _fail(AssembleError(error.strerror or str(error), place=error.filename and str(error.filename)).render())
+        _fail(_of_system(error).render())
+        return 1
+    except (
+        Exception
+    ) as error:  # not meant to happen: told like any other error, the rest goes where it can be found
+        _fail(_defect(error).render())
         return 1
     return code
+
+
+def _of_system(error: OSError) -> AssembleError:
+    """What the operating system refused, where nothing nearer to it said more."""
+    hints = {
+        errno.ENOSPC: "free some disk: `assemble gc`; `--cache DIR` puts the cache elsewhere",
+        errno.EDQUOT: "your quota is used up: `assemble gc`; `--cache DIR` puts the cache elsewhere",
+        errno.EROFS: "`--cache DIR` puts the cache elsewhere",
+    }
+    place = str(error.filename) if error.filename else None
+    return AssembleError(refused(error), place=place, hint=hints.get(error.errno or 0))
+
+
+def _defect(error: Exception) -> AssembleError:
+    import traceback
+
+    lines = "".join(traceback.format_exception(error)).rstrip().splitlines()
+    return AssembleError(
+        f"this is a defect of assemble: {type(error).__name__}: {error}",
+        hint="please report it, with the lines below" if _wants_traceback() else f"{_DEBUG}=1 shows where it is",
+        detail=lines if _wants_traceback() else (),
+    )
+
+
+def _wants_traceback() -> bool:
+    return bool(os.environ.get(_DEBUG))
 
 
 def _terminated(_number: int, _frame: object) -> NoReturn:
@@ -81,6 +110,7 @@ def _request(arguments: Namespace) -> Request:
         platforms=tuple(arguments.platform),
         push=tuple(getattr(arguments, "push", ())),
         outputs=tuple(getattr(arguments, "output", ())),
+        compression=getattr(arguments, "compression", None),
     )
 
 
@@ -139,6 +169,7 @@ def _recalled(arguments: Namespace) -> list[dict[str, Any]] | None:
         platforms=arguments.platform,
         push=arguments.push,
         outputs=arguments.output,
+        compression=arguments.compression,
     )
     result = unchanged.recall(_cache(arguments), facts, tuple(arguments.insecure))
     if result is None:

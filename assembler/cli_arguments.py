@@ -1,34 +1,131 @@
-"""The grammar of the command line. An option takes one value and repeats; none swallows a manifest."""
+"""The grammar of the command line. An option takes one value and repeats; none swallows a manifest.
+
+A first word that is no verb is a manifest. What is wrong becomes a RequestError, as everywhere.
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final, NoReturn
 
 from assembler import __version__
+from assembler.errors import RequestError
 
-VERBS = {
-    "build": "lock if needed, plan, compile, pack, stack, verify, publish (the default verb)",
-    "plan": "show the steps, their keys, what is cached and what must be fetched; exit 10 when there is work",
+VERBS: Final = {
+    "build": "assemble images: lock, plan, compile, pack, stack, verify, publish (the default verb)",
+    "plan": "show what would be done: steps, keys, what is cached, what must be fetched",
     "lock": "resolve tags, versions and packages, and write the lock beside the manifest",
-    "inspect": "show an image's layers, sizes, origins and settings",
+    "inspect": "show an image's layers, sizes, origins, settings and files",
     "list": "list the manifests and recipes of the library",
     "gc": "free what no image and no recent build needs",
-    "schema": "print the JSON Schema of manifests or recipes",
+    "schema": "print the JSON Schema of manifests or recipes, for editors",
 }
+LATER: Final = {
+    "run": "`podman run REFERENCE` runs an image that was pushed",
+    "sif": "`apptainer build FILE.sif docker://REFERENCE` converts an image that was pushed",
+    "doctor": "a step that this host cannot do says what is missing",
+    "check": "`assemble inspect IMAGE --files` shows what is in an image",
+    "diff": "`assemble inspect IMAGE --json`, for each of two images, gives values that can be compared",
+}
+"""Verbs that a later version will have, and what to do until then."""
 
 _EXAMPLES = """\
 examples:
-  assemble manifests/llama-cpp.yaml
-  assemble manifests/llama-cpp.yaml --push registry.example.com/llama-cpp:1
-  assemble plan manifests/llama-cpp.yaml --json
+  assemble llama-cpp                      a manifest of the library
+  assemble my.yaml --push registry.example.com/my:1
+  assemble my.yaml --output oci-archive:my.tar
+  assemble plan my.yaml --json
+
+`assemble VERB --help` tells all options of a verb.
 """
+_USAGE = {
+    "build": "assemble [build] MANIFEST… [options]",
+    "plan": "assemble plan MANIFEST… [options]",
+    "lock": "assemble lock MANIFEST… [--update [NAME]] [options]",
+    "inspect": "assemble inspect IMAGE [options]",
+}
+_DETAILS = {
+    "build": """\
+Assemble each MANIFEST into an image in the store; push it, or write it
+elsewhere, where that is asked for. What is done already is not done again.
+stdout has a line for each place where an image is now.
+""",
+    "plan": """\
+Show the steps of each MANIFEST, their keys, and which of them are cached.
+Nothing is compiled, packed or pushed; of the lock, what is cheap to find out
+is found out and written. Exit status: 0 nothing to do, 10 work to do.
+""",
+    "lock": """\
+Write NAME.lock.yaml beside each MANIFEST: the digest behind each tag, the
+commit behind each git reference, the hash of each archive, version and hash
+of each package. What is locked stays, unless --update says otherwise.
+""",
+    "inspect": """\
+Show an image: its layers with size and origin, its settings, and with --files
+what is in our own layers. IMAGE is a name in the store, oci:DIR[:TAG], or a
+registry reference.
+""",
+    "list": "List the manifests and recipes that come with assemble.",
+    "gc": """\
+Free what no image of the store and no recent build needs: layers, packages,
+sources, containers, logs. Never what a running assemble needs. What went is
+made or fetched again when it is needed.
+""",
+    "schema": """\
+Print the JSON Schema of manifests or recipes. An editor that is given it
+completes and checks fields.
+""",
+}
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Read the command line; RequestError says what is wrong with it."""
+    words = list(words) or ["--help"]
+    if words[0] == "help":
+        words = [*(word for word in words[1:2] if word in VERBS), "--help"]
+    first = words[0]
+    if first in LATER:
+        raise RequestError(f"`assemble {first}` is not there yet", hint=LATER[first])
+    if first in VERBS or first in ("-h", "--help", "--version"):
+        return _checked(parser().parse_args(words))
+    if not first.startswith("-"):
+        _refuse_misspelt(first)
+    options = _checked(parser().parse_args(["build", *words]))
+    for word in options.manifests:
+        if word in {*VERBS, *LATER} and not Path(word).is_file():
+            raise RequestError(f"expected the verb `{word}` first", hint=f"`assemble {word} …`")
+    return options
+
+
+def _refuse_misspelt(word: str) -> None:
+    """RequestError for a word that is nearly a verb, and no manifest."""
+    if "/" in word or "." in word or Path(word).exists() or Path(f"{word}.yaml").exists():
+        return
+    from assembler.manifest.problems import nearest
+    from assembler.manifest.search import manifest_names
+
+    near = nearest(word, [*VERBS, *LATER])
+    if near and word not in manifest_names():
+        raise RequestError(f"`{word}` is neither a verb nor a manifest", hint=f"did you mean `{near}`?")
+
+
+def _checked(options: argparse.Namespace) -> argparse.Namespace:
+    """What argparse cannot say: `lock --update NAME` may stand before the manifest or be all there is."""
+    if options.verb == "lock" and not options.manifests:
+        if not options.update:
+            raise RequestError(
+                "expected MANIFEST", place="assemble lock", hint="`assemble list` shows the library's"
+            )
+        options.manifests = [options.update.pop()]
+    return options
 
 
 def parser() -> argparse.ArgumentParser:
     """The whole grammar."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="assemble",
         usage="assemble MANIFEST… [options]\n       assemble VERB …",
         description="Assemble OCI images for GPU and LLM stacks from YAML manifests.",
@@ -37,53 +134,128 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"assemble {__version__}")
-    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True, title="verbs", prog="assemble")
     fillers: dict[str, Callable[[argparse.ArgumentParser], None]] = {
         "build": _build,
         "plan": _plan,
         "lock": _lock,
         "inspect": _inspect,
-        "list": _json,
+        "list": _list,
         "gc": _gc,
         "schema": _schema,
     }
     for name, fill in fillers.items():
-        verb = verbs.add_parser(name, help=VERBS[name], description=VERBS[name], allow_abbrev=False)
-        fill(verb)
+        fill(
+            verbs.add_parser(
+                name,
+                help=VERBS[name],
+                usage=_USAGE.get(name),
+                description=_DETAILS[name],
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+                allow_abbrev=False,
+            )
+        )
     return top
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors in our own words, with the place first."""
+
+    def error(self, message: str) -> NoReturn:
+        hint = f"`{self.prog} --help` shows what there is"
+        about = re.match(r"argument ([^\s:/]+)[^\s:]*: (.*)", message, re.DOTALL)
+        if about:
+            place, fact = about.groups()
+            if fact.startswith("expected one argument"):
+                fact = "expected a value"
+            raise RequestError(fact, place=place, hint=hint)
+        kind, _, rest = message.partition(": ")
+        if kind.startswith("the following arguments are required"):
+            raise RequestError(f"expected {rest}", place=self.prog, hint=hint)
+        if kind == "unrecognized arguments":
+            word = rest.split()[0]
+            fact = (
+                f"there is no option `{word}` here" if word.startswith("-") else f"`{word}` is one word too many"
+            )
+            raise RequestError(fact, hint="`assemble VERB --help` shows what there is")
+        raise RequestError(message, place=self.prog, hint=hint)
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if text not in choices:
+            expected = ", ".join(f"`{choice}`" for choice in choices)
+            raise argparse.ArgumentTypeError(f"expected one of {expected}, got `{text}`")
+        return text
+
+    return check
+
+
+def _number(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,6}", text) or not int(text):
+        raise argparse.ArgumentTypeError(f"expected a number from 1 upward, got `{text}`")
+    return int(text)
+
+
+def _days(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]+)?", text):
+        raise argparse.ArgumentTypeError(f"expected a number of days, got `{text}`")
+    return float(text)
+
+
+def _host(text: str) -> str:
+    if not text or "/" in text:
+        raise argparse.ArgumentTypeError(f"expected a host, with its port if it has one, got `{text}`")
+    return text
+
+
+def _many(group: argparse._ActionsContainer, name: str, metavar: str, text: str, **more: object) -> None:
+    """An option that may be given several times."""
+    group.add_argument(name, action="append", default=[], metavar=metavar, help=text, **more)  # type: ignore[arg-type]
 
 
 def _build(verb: argparse.ArgumentParser) -> None:
     _manifests(verb)
-    verb.add_argument("--push", action="append", default=[], metavar="REF", help="push under this tag; repeatable")
-    verb.add_argument(
+    result = verb.add_argument_group("where it goes (each may be repeated)")
+    _many(result, "--push", "REF", "push to a registry under this tag")
+    result.add_argument(
         "--output",
         "-o",
         action="append",
         default=[],
         metavar="KIND:PATH",
-        help="also write oci:DIR or oci-archive:FILE; repeatable",
+        help="write a directory (oci:DIR) or one file (oci-archive:FILE)",
     )
-    verb.add_argument("--locked", action="store_true", help="fail when the lock does not answer everything")
-    verb.add_argument("--update", action="append", default=[], metavar="NAME", help="resolve this entry again")
-    verb.add_argument(
-        "--jobs", "-j", type=_positive, metavar="N", help="parallel jobs; default from cores and memory"
+    _overrides(verb)
+    locking = _locking(verb)
+    _many(locking, "--update", "NAME", "resolve this entry of the lock again; may be repeated")
+    running = _running(verb)
+    running.add_argument(
+        "--jobs", "-j", type=_number, metavar="N", help="parallel compile jobs; default: from cores and memory"
     )
-    verb.add_argument("--keep", action="store_true", help="keep the container of a failed step")
-    _json(verb)
+    running.add_argument("--keep", action="store_true", help="keep the container of a failed step, to look into")
 
 
 def _plan(verb: argparse.ArgumentParser) -> None:
     _manifests(verb)
-    verb.add_argument("--locked", action="store_true", help="fail when the lock does not answer everything")
-    _json(verb)
+    _overrides(verb)
+    _locking(verb)
+    _running(verb)
 
 
 def _lock(verb: argparse.ArgumentParser) -> None:
-    _manifests(verb)
+    verb.add_argument("manifests", nargs="*", metavar="MANIFEST", help="a YAML file, or a name of the library")
     verb.add_argument(
-        "--update", nargs="?", action=_Update, const=None, metavar="NAME", help="resolve again: this entry, or all"
+        "--update",
+        nargs="?",
+        action=_Update,
+        const=None,
+        metavar="NAME",
+        help="resolve again: this entry (may be repeated), or without NAME all of them",
     )
+    _overrides(verb, image=False)
+    _network(verb.add_argument_group("network"))
+    _running(verb, json=False)
 
 
 class _Update(argparse.Action):
@@ -102,63 +274,102 @@ class _Update(argparse.Action):
 
 
 def _inspect(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("image", metavar="IMAGE", help="a name in the store, oci:DIR, or a registry reference")
-    verb.add_argument("--files", action="store_true", help="list the files of our own layers")
+    verb.add_argument("image", metavar="IMAGE", help="a name in the store, oci:DIR[:TAG], or a registry reference")
+    verb.add_argument("--files", action="store_true", help="also list the files of our own layers")
     verb.add_argument("--platform", metavar="OS/ARCH", help="of an image with several; default: this machine's")
     _json(verb)
-    _places(verb)
+    _insecure(verb)
+    _cache(verb)
+
+
+def _list(verb: argparse.ArgumentParser) -> None:
+    _json(verb)
 
 
 def _gc(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
-        "--keep-days", type=float, default=14.0, metavar="DAYS", help="keep what was made within (14)"
+        "--keep-days", type=_days, default=14.0, metavar="DAYS", help="keep what was used within DAYS (14)"
     )
-    verb.add_argument("--all", action="store_true", help="keep nothing but named images")
+    verb.add_argument(
+        "--all", action="store_true", help="keep nothing but the images that have a name in the store"
+    )
     verb.add_argument("--dry-run", action="store_true", help="only say what would be freed")
     _json(verb)
-    _places(verb)
+    _cache(verb)
 
 
 def _schema(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("document", nargs="?", choices=["manifest", "recipe"], default="manifest")
+    verb.add_argument(
+        "document",
+        nargs="?",
+        type=_one_of("manifest", "recipe"),
+        metavar="{manifest,recipe}",
+        default="manifest",
+        help="of which (manifest)",
+    )
 
 
 def _manifests(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
-        "manifests", nargs="+", metavar="MANIFEST", help="a YAML file, or a name from `assemble list`"
+    verb.add_argument("manifests", nargs="+", metavar="MANIFEST", help="a YAML file, or a name of the library")
+
+
+def _overrides(verb: argparse.ArgumentParser, *, image: bool = True) -> None:
+    group = verb.add_argument_group("instead of what the manifest says (the first four may be repeated)")
+    _many(group, "--set", "ARG=VALUE", "the value of an argument")
+    _many(group, "--source", "NAME=PATH", "a local directory or archive for a source")
+    _many(
+        group,
+        "--base",
+        "ROLE=BASE",
+        "another `devel` or `runtime` base: a reference, oci:DIR, a manifest's file, scratch",
     )
-    for name, metavar, text in (
-        ("--set", "ARG=VALUE", "set an argument of the manifest"),
-        ("--source", "NAME=PATH", "take a source from a local directory"),
-        ("--base", "ROLE=REF", "another devel or runtime base: a reference, oci:DIR, manifest:FILE, scratch"),
-        ("--platform", "OS/ARCH", "instead of the manifest's platforms"),
-    ):
-        verb.add_argument(name, action="append", default=[], metavar=metavar, help=f"{text}; repeatable")
-    verb.add_argument(
-        "--progress", choices=["auto", "live", "plain", "json", "quiet"], default="auto", help="on stderr"
+    _many(group, "--platform", "OS/ARCH", "the platforms to assemble for")
+    if image:
+        group.add_argument(
+            "--compression",
+            type=_one_of("zstd", "gzip", "both"),
+            metavar="{zstd,gzip,both}",
+            help="of our layers; `both` makes an index of a gzip image and its zstd twin",
+        )
+
+
+def _locking(verb: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    group = verb.add_argument_group("lock and network")
+    group.add_argument("--locked", action="store_true", help="fail when the lock does not answer everything")
+    _network(group)
+    return group
+
+
+def _network(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--offline", action="store_true", help="use the network for nothing but pushing")
+    _insecure(group)
+
+
+def _insecure(group: argparse._ActionsContainer) -> None:
+    _many(group, "--insecure", "HOST", "speak plain HTTP to this registry, as to localhost", type=_host)
+
+
+def _running(verb: argparse.ArgumentParser, *, json: bool = True) -> argparse._ArgumentGroup:
+    group = verb.add_argument_group("running")
+    group.add_argument(
+        "--progress",
+        type=_one_of("auto", "live", "plain", "json", "quiet"),
+        metavar="{auto,live,plain,json,quiet}",
+        default="auto",
+        help="how to tell of progress on stderr; auto: live on a terminal, else plain",
     )
-    verb.add_argument("--verbose", "-v", action="store_true", help="show what the tools print")
-    verb.add_argument("--offline", action="store_true", help="use the network for nothing but pushing")
-    _places(verb)
+    group.add_argument("--verbose", "-v", action="store_true", help="show what compilers and other tools print")
+    if json:
+        _json(group)
+    _cache(group)
+    return group
 
 
-def _json(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--json", action="store_true", help="print the result as JSON")
+def _json(group: argparse._ActionsContainer) -> None:
+    group.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
-def _places(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--cache", type=Path, metavar="DIR", help="instead of $ASSEMBLE_CACHE or ~/.cache/assemble")
-    verb.add_argument(
-        "--insecure",
-        action="append",
-        default=[],
-        metavar="HOST",
-        help="speak plain HTTP to this registry; repeatable",
+def _cache(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--cache", type=Path, metavar="DIR", help="instead of $ASSEMBLE_CACHE, else ~/.cache/assemble"
     )
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("expected a number from 1 upward")
-    return number

@@ -7,7 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from assembler.cli_text import size_text
-from assembler.gc import DAY_SECONDS, collect, plan_gc
+from assembler.gc import DAY_SECONDS, check_writable, collect, plan_gc
 from assembler.oci.layout import Store
 from assembler.steps.housekeeping import clear
 
@@ -15,6 +15,8 @@ from assembler.steps.housekeeping import clear
 def gc_command(arguments: Namespace, cache: Path) -> int:
     """Free, or with `--dry-run` only say what would be."""
     store = Store(cache / "store")
+    if store.root.exists():
+        check_writable(store)
     keep = 0.0 if arguments.all else arguments.keep_days * DAY_SECONDS
     freed_elsewhere = 0 if arguments.dry_run else clear(cache, keep)
     plan = plan_gc(store, runs_directory=cache / "runs", keep_seconds=keep)

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from assembler.cli_inspect import files_text, inspect, inspect_text, layer_files, stored_layer_files
-from assembler.errors import RequestError
+from assembler.errors import AssembleError, RequestError
+from assembler.manifest.problems import alternatives
+from assembler.oci.descriptor import REF_NAME
 from assembler.oci.digest import Digest
 from assembler.oci.image import ImageConfig, ImageIndex, ImageManifest
 from assembler.oci.layout import Store
@@ -32,19 +34,28 @@ class _Found:
         config: ImageConfig,
         files: Callable[[Descriptor], Iterator[LayerFile]],
         store: Store | None = None,
+        index: ImageIndex | None = None,
     ) -> None:
         self.digest = digest
         self.manifest = manifest
         self.config = config
         self.files = files
         self.store = store
+        self.index = index
 
 
 def inspect_command(arguments: Namespace, cache: Path) -> int:
     """Print the image as text or JSON."""
     platform = _platform(arguments.platform)
     found = _find(arguments.image, platform, cache, tuple(arguments.insecure))
-    value = inspect(found.manifest, found.config, name=arguments.image, digest=found.digest, store=found.store)
+    value = inspect(
+        found.manifest,
+        found.config,
+        name=arguments.image,
+        digest=found.digest,
+        store=found.store,
+        index=found.index,
+    )
     if arguments.files:
         for entry, layer in zip(value["layers"], found.manifest.layers, strict=True):
             if entry["origin"] == "ours" or entry["stored"]:
@@ -74,22 +85,36 @@ def _find(text: str, platform: Platform, cache: Path, insecure: tuple[str, ...])
     if text.startswith("oci:"):
         path, _, name = text.removeprefix("oci:").partition(":")
         return _in_layout(Path(path), name or None, platform)
-    if (store.root / "index.json").exists():
-        descriptor = store.find(text.partition("@")[0]) if "/" not in text.partition("@")[0] else None
+    name, _, asked = text.partition("@")
+    if "/" not in name and (store.root / "index.json").exists():
+        descriptor = store.find(name)
         if descriptor is not None:
-            return _in_store(store, descriptor.digest, platform)
-    return _in_registry(text, platform, insecure)
+            return _in_store(store, _digest(asked, text) if asked else descriptor.digest, platform, text)
+    return _in_registry(text, platform, insecure, store)
 
 
-def _in_store(store: Store, digest: Digest, platform: Platform) -> _Found:
+def _digest(asked: str, text: str) -> Digest:
+    try:
+        return Digest.parse(asked)
+    except ValueError as error:
+        raise RequestError(str(error), place=text) from error
+
+
+def _in_store(store: Store, digest: Digest, platform: Platform, text: str) -> _Found:
     from assembler.oci.bases import parse_manifest, pick_platform
 
-    document = parse_manifest("", store.read(digest), f"blob {digest}")
+    try:
+        data = store.read(digest)
+    except FileNotFoundError:
+        raise RequestError("no such image in the store", place=text) from None
+    document = parse_manifest("", data, f"blob {digest}")
+    index = None
     if isinstance(document, ImageIndex):
+        index = document
         digest = pick_platform(document, platform, str(digest)).digest
         document = ImageManifest.from_bytes(store.read(digest))
     config = ImageConfig.from_bytes(store.read(document.config.digest))
-    return _Found(digest, document, config, lambda layer: stored_layer_files(store, layer), store)
+    return _Found(digest, document, config, lambda layer: stored_layer_files(store, layer), store, index)
 
 
 def _in_layout(path: Path, name: str | None, platform: Platform) -> _Found:
@@ -98,15 +123,22 @@ def _in_layout(path: Path, name: str | None, platform: Platform) -> _Found:
     found = load_layout(path, name, platform)
     layout = Store(path)
     digest = Digest.of(found.manifest_bytes)
-    return _Found(digest, found.manifest, found.config, lambda layer: stored_layer_files(layout, layer), layout)
+    return _Found(
+        digest, found.manifest, found.config, lambda layer: stored_layer_files(layout, layer), layout, found.index
+    )
 
 
-def _in_registry(text: str, platform: Platform, insecure: tuple[str, ...]) -> _Found:
-    from dataclasses import replace
+def _stored_names(text: str, store: Store) -> str | None:
+    """The hint for a plain word, which may be meant as a name of the store."""
+    if "/" in text or ":" in text or not (store.root / "index.json").exists():
+        return None
+    names = sorted({str(entry.annotations.get(REF_NAME)) for entry in store.index().manifests} - {"None"})
+    return alternatives(text, names, title="images in the store", none="the store has no image")
 
+
+def _in_registry(text: str, platform: Platform, insecure: tuple[str, ...], store: Store) -> _Found:
     from assembler.registry.client import Client
     from assembler.registry.resolve import resolve_base
-    from assembler.registry.settings import read_settings
 
     try:
         reference = Reference.parse(text)
@@ -114,14 +146,16 @@ def _in_registry(text: str, platform: Platform, insecure: tuple[str, ...]) -> _F
         raise RequestError(
             str(error), place=text, hint="give a name from the store, oci:DIR, or a registry reference"
         ) from error
-    settings = read_settings()
-    client = Client(replace(settings, insecure=settings.insecure | set(insecure)))
-    found = resolve_base(
-        client, reference if reference.tag or reference.digest else reference.tagged("latest"), platform
-    )
+    client = Client(insecure=insecure)
+    named = reference.tag or reference.digest
+    try:
+        found = resolve_base(client, reference if named else reference.tagged("latest"), platform)
+    except AssembleError as error:
+        error.hint = _stored_names(text, store) or error.hint
+        raise
 
     def files(layer: Descriptor) -> Iterator[LayerFile]:
         with client.open_blob(found.reference, layer) as stream:
             yield from layer_files(stream)
 
-    return _Found(Digest.parse(found.reference.digest), found.manifest, found.config, files)
+    return _Found(Digest.parse(found.reference.digest), found.manifest, found.config, files, index=found.index)

@@ -20,9 +20,9 @@ from typing import IO, Any, cast
 
 from assembler.cli_text import printable, size_text, table
 from assembler.errors import UntrustedInputError
-from assembler.oci.descriptor import BASE_DIGEST, BASE_NAME, Descriptor
+from assembler.oci.descriptor import BASE_DIGEST, BASE_NAME, ZSTD, Descriptor
 from assembler.oci.digest import Digest, Readable
-from assembler.oci.image import History, ImageConfig, ImageManifest
+from assembler.oci.image import History, ImageConfig, ImageIndex, ImageManifest
 from assembler.oci.layout import Store
 
 OUR_COMMENT = "assemble"
@@ -48,11 +48,13 @@ def inspect(
     digest: Digest | None = None,
     base_layers: int | None = None,
     store: Store | None = None,
+    index: ImageIndex | None = None,
 ) -> dict[str, Any]:
     """The image as a JSON value; sizes in bytes, as they are stored.
 
     `stored` of a layer says whether its blob is in `store`, null without one. `config` keeps the names of the
-    image specification. Layers that history has no line for have an empty `created_by`.
+    image specification. Layers that history has no line for have an empty `created_by`. `images` are all images
+    of the index that this one was chosen from, null without one.
     """
     layers = list(_layers(manifest, config, base_layers, store))
     total = sum(layer["size"] for layer in layers)
@@ -63,6 +65,7 @@ def inspect(
         "digest": str(digest) if digest else None,
         "media_type": manifest.media_type,
         "platform": str(config.platform),
+        "images": None if index is None else _images(index),
         "created": config.created,
         "base": base if any(base.values()) else None,
         "size": {"total": total, "base": total - ours, "ours": ours},
@@ -71,6 +74,19 @@ def inspect(
         "config_digest": str(manifest.config.digest),
         "config": dict(config.config),
     }
+
+
+def _images(index: ImageIndex) -> list[dict[str, Any]]:
+    """What an index offers. `compression` is told only where an image comes in two."""
+    has_twins = any(ZSTD in entry.annotations for entry in index.manifests)
+    return [
+        {
+            "digest": str(entry.digest),
+            "platform": str(entry.platform) if entry.platform else None,
+            "compression": ("zstd" if ZSTD in entry.annotations else "gzip") if has_twins else None,
+        }
+        for entry in index.manifests
+    ]
 
 
 def _layers(
@@ -114,6 +130,7 @@ def inspect_text(value: Mapping[str, Any]) -> str:
         *((label, _setting_text(value["config"].get(field))) for field, label in _SETTINGS),
     ]
     parts = [table([[label, printable(str(fact))] for label, fact in facts if fact])]
+    parts += _listed("images of the index", _image_lines(value))
     parts += _listed("environment", value["config"].get("Env") or ())
     parts += _listed("labels", _pairs(value["config"].get("Labels")))
     parts += _listed("annotations", _pairs(value["annotations"]))
@@ -122,14 +139,23 @@ def inspect_text(value: Mapping[str, Any]) -> str:
             str(layer["index"]),
             size_text(layer["size"]),
             layer["origin"],
+            _compression_text(layer["media_type"]),
             Digest(layer["digest"]).short,
             Digest(layer["diff_id"]).short if layer["diff_id"] else "",
             _shortened(printable(layer["created_by"])),
         ]
         for layer in value["layers"]
     ]
-    parts += ["", table(rows, ["layer", "size", "origin", "digest", "diff ID", "created by"], right={0, 1})]
+    headers = ["layer", "size", "origin", "format", "digest", "diff ID", "created by"]
+    parts += ["", table(rows, headers, right={0, 1})]
     return "\n".join(parts)
+
+
+def _image_lines(value: Mapping[str, Any]) -> Iterator[str]:
+    for image in value["images"] or ():
+        shown = " (this one)" if image["digest"] == value["digest"] else ""
+        known = filter(None, (image["platform"], image["compression"], image["digest"]))
+        yield "  ".join(known) + shown
 
 
 def _listed(title: str, entries: Iterable[object]) -> list[str]:
@@ -139,6 +165,12 @@ def _listed(title: str, entries: Iterable[object]) -> list[str]:
 
 def _pairs(mapping: Mapping[str, str] | None) -> list[str]:
     return [f"{name}={text}" for name, text in sorted((mapping or {}).items())]
+
+
+def _compression_text(media_type: str) -> str:
+    """`gzip`, `zstd` or `tar` of a layer's media type; Docker separates with a dot."""
+    last = media_type.replace(".", "+").rpartition("+")[2]
+    return last if last in ("gzip", "zstd", "tar") else "?"
 
 
 def _setting_text(value: object) -> str:

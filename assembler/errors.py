@@ -13,7 +13,8 @@ found. Only `cli` turns an error into text on a terminal and an exit code.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 
 class AssembleError(Exception):
@@ -92,3 +93,23 @@ class RegistryError(AssembleError):
 
 class VerifyError(AssembleError):
     """What was written is not what was meant: a defect of ours, or a damaged store."""
+
+
+def refused(error: OSError) -> str:
+    """Why the operating system refused, in the style of facts.
+
+    >>> refused(OSError(28, "No space left on device"))
+    'no space left on device'
+    """
+    return (error.strerror or str(error)).lower()
+
+
+@contextlib.contextmanager
+def placed(place: str, hint: str | None = None) -> Iterator[None]:
+    """Errors of the block that say no place, or no hint, get these: who called knows more than who failed."""
+    try:
+        yield
+    except AssembleError as error:
+        error.place = error.place or place
+        error.hint = error.hint or hint
+        raise

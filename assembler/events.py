@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -53,10 +53,14 @@ class StepFinished:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
-    """Something worth a line that is no step. `level` is `info` or `warning`."""
+    """Something worth a line that is no step. `level` is `info` or `warning`.
+
+    `facts` has for programs what the text says to people, such as the hits of a compiler cache.
+    """
 
     text: str
     level: Literal["info", "warning"] = "info"
+    facts: Mapping[str, str | int] | None = None
 
 
 Event: TypeAlias = StepStarted | StepProgress | StepOutput | StepFinished | Note

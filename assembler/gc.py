@@ -111,7 +111,7 @@ def plan_gc(
             grace_seconds=grace_seconds,
             in_use=False,
         )
-    _check_writable(store)
+    check_writable(store)
     with hold.exclusive(store) as is_alone:
         limits = _limits(store, keep_seconds, grace_seconds, is_alone=is_alone)
         records = tuple(_old_records(store, limits))
@@ -138,7 +138,7 @@ def collect(plan: GcPlan) -> Freed:
     store = plan.store
     if not store.root.exists():
         return Freed(blobs=0, records=0, temporaries=0, runs=0, size=0, in_use=False)
-    _check_writable(store)
+    check_writable(store)
     with hold.exclusive(store) as is_alone:
         limits = _limits(store, plan.keep_seconds, plan.grace_seconds, is_alone=is_alone)
         records = [one for one in _old_records(store, limits) if _remove(one.path, limits.records_before, limits)]
@@ -195,7 +195,8 @@ def _document(store: Store, digest: Digest) -> bytes:
         return b""
 
 
-def _check_writable(store: Store) -> None:
+def check_writable(store: Store) -> None:
+    """NodeError for a store that belongs to somebody else."""
     if not os.access(store.root, os.W_OK | os.X_OK, effective_ids=True):
         raise NodeError("the store is not ours to write", place=str(store.root), hint="ask its owner to run `gc`")
 

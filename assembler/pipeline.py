@@ -8,20 +8,22 @@ Each function takes a `Request`, what is wanted, and `Options`, under which circ
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assembler.errors import RequestError
-from assembler.events import Emit, ignore
+from assembler.events import Emit, Note, ignore
 from assembler.manifest.library import LoadedManifest, find_manifest, load
 from assembler.oci.digest import Digest
 from assembler.oci.platform import Platform
 from assembler.oci.reference import Reference
 from assembler.plan.graph import Plan
+from assembler.plan.twins import plan_in_both
 from assembler.steps import publishing, unchanged
 from assembler.steps.assembly import Assembly
+from assembler.steps.locking import check_updates
 from assembler.steps.session import Options, Session
 from assembler.steps.stacking import BuiltImage
 
@@ -80,6 +82,11 @@ def build(request: Request, options: Options | None = None, emit: Emit = ignore)
     loaded = _load(request)
     with Session(options, emit) as session:
         publishing.check_targets(session, targets)
+        if options.update:
+            for manifest in loaded:
+                for platform in _platforms(request, manifest.manifest):
+                    Assembly(session, manifest, platform).lock()
+            check_updates(session)
         return [_build_one(session, request, targets, manifest) for manifest in loaded]
 
 
@@ -88,14 +95,14 @@ def plan(request: Request, options: Options | None = None, emit: Emit = ignore) 
     loaded = _load(request)
     with Session(options or Options(), emit) as session:
         return [
-            Assembly(session, manifest, platform).plan()
+            plan_in_both(*[assembly.plan() for assembly in _assemblies(session, manifest, platform)])
             for manifest in loaded
             for platform in _platforms(request, manifest.manifest)
         ]
 
 
 def lock(request: Request, options: Options | None = None, emit: Emit = ignore) -> list[Path]:
-    """Resolve and write the lock of every manifest; the paths of the locks."""
+    """Resolve and write the lock of every manifest; the paths of the locks. What pins nothing has none."""
     loaded = _load(request)
     paths = []
     with Session(options or Options(), emit) as session:
@@ -104,14 +111,29 @@ def lock(request: Request, options: Options | None = None, emit: Emit = ignore) 
                 assembly = Assembly(session, manifest, platform)
                 assembly.lock()
                 paths.append(assembly.locking.path)
-    return list(dict.fromkeys(paths))
+                if not assembly.locking.path.exists():
+                    emit(Note(text=f"{manifest.manifest.name}: there is nothing to lock"))
+        check_updates(session)
+    return [path for path in dict.fromkeys(paths) if path.exists()]
 
 
 def _load(request: Request) -> list[LoadedManifest]:
-    return [
+    found = [
         load(find_manifest(text), sets=request.sets, sources=request.sources, bases=request.bases)
         for text in request.manifests
     ]
+    if request.compression is None:
+        return found
+    changed = {"compression": request.compression}
+    return [replace(loaded, manifest=loaded.manifest.model_copy(update=changed)) for loaded in found]
+
+
+def _assemblies(session: Session, loaded: LoadedManifest, platform: Platform) -> list[Assembly]:
+    """One, or with `compression: both` two, in the order in which they are built: the first packs for both."""
+    if loaded.manifest.compression != "both":
+        return [Assembly(session, loaded, platform)]
+    first = Assembly(session, loaded, platform, also="gzip")
+    return [first, first.sibling]
 
 
 def _platforms(request: Request, manifest: Manifest) -> Iterator[Platform]:
@@ -123,7 +145,11 @@ def _platforms(request: Request, manifest: Manifest) -> Iterator[Platform]:
 
 
 def _build_one(session: Session, request: Request, targets: publishing.Targets, loaded: LoadedManifest) -> Result:
-    assemblies = [Assembly(session, loaded, platform) for platform in _platforms(request, loaded.manifest)]
+    assemblies = [
+        assembly
+        for platform in _platforms(request, loaded.manifest)
+        for assembly in _assemblies(session, loaded, platform)
+    ]
     built: list[BuiltImage] = [assembly.build() for assembly in assemblies]
     published = publishing.publish(session, targets, built)
     references = tuple(str(reference.at(published.digest)) for reference in targets.push)
@@ -135,10 +161,16 @@ def _build_one(session: Session, request: Request, targets: publishing.Targets, 
         built=any(image.built for image in built),
         bytes_pushed=published.bytes_pushed,
         bytes_pulled=published.bytes_pulled,
-        size=sum(layer.descriptor.size for image in built for layer in image.image.layers),
+        size=_size(built),
     )
     unchanged.remember(session, request_facts(request, loaded), assemblies, result.to_json())
     return result
+
+
+def _size(built: Sequence[BuiltImage]) -> int:
+    """Bytes of all layers, each counted once."""
+    descriptors = [layer.descriptor for image in built for layer in image.image.layers]
+    return sum({descriptor.digest: descriptor.size for descriptor in descriptors}.values())
 
 
 def request_facts(request: Request, loaded: LoadedManifest) -> dict[str, Any]:
@@ -151,6 +183,7 @@ def request_facts(request: Request, loaded: LoadedManifest) -> dict[str, Any]:
         platforms=request.platforms,
         push=request.push,
         outputs=request.outputs,
+        compression=request.compression,
     )
 
 

@@ -25,6 +25,15 @@ from assembler.errors import NodeError, StepError
 
 TAIL_LINES = 20
 _GRACE_SECONDS = 5.0
+_PACKAGES = {
+    "apt-get": "apt",
+    "buildah": "buildah",
+    "git": "git",
+    "mksquashfs": "squashfs-tools",
+    "mmdebstrap": "mmdebstrap",
+    "newuidmap": "uidmap",
+}
+"""The packages of Debian and its kin that have the programs which we run on this host."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,10 +109,12 @@ def spawned(
 
     program = which(argv[0]) if "/" not in argv[0] else argv[0]
     if program is None or not os.access(program, os.X_OK):
-        raise NodeError(f"`{argv[0]}` is not installed, or not on PATH")
+        package = _PACKAGES.get(argv[0])
+        hint = f"install the package `{package}`" if package else None
+        raise NodeError(f"`{argv[0]}` is not installed, or not on PATH", hint=hint)
     command = local[program][list(argv[1:])]
     child: Any = command.popen(
-        env={**os.environ, **env} if env else None,
+        env={**os.environ, **(env or {})},  # without it plumbum takes the environment of when it was imported
         cwd=str(cwd) if cwd else None,
         stdin=stdin,
         stdout=stdout,

@@ -15,6 +15,7 @@ ROOT = Path(assembler.__file__).parent
 FLOORS = {
     "errors": 0,
     "events": 0,
+    "network": 0,
     "process": 0,
     "units": 0,
     "oci": 1,

@@ -38,8 +38,12 @@ def update(run: Run) -> None:
     try:
         run(["apt-get", *OPTIONS, "-o=APT::Update::Error-Mode=any", "-q", "update"])
     except StepError as error:
+        if not error.detail:  # apt did not even begin
+            raise StepError(error.fact, hint="`apt` packages want a base of Debian or Ubuntu") from error
         lines = [line for line in error.detail if line.startswith(("E:", "W:", "Err:"))]
-        raise StepError("`apt-get update` failed", detail=lines or error.detail) from error
+        unknown = any("does not have a Release file" in line for line in lines)
+        hint = "is the release's name right, and does the archive still have it?" if unknown else None
+        raise StepError("`apt-get update` failed", detail=lines or error.detail, hint=hint) from error
 
 
 def known_names(run: Run) -> frozenset[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import resource
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from typing import Final, Literal
 from assembler.build import launcher
 from assembler.build.mounting import CERTIFICATE_VARIABLES, CERTIFICATES, Mount, Places, host_certificates
 from assembler.build.node import Storage
-from assembler.build.noise import Listener, command_text, missing_program, quiet, signal_of
+from assembler.build.noise import Listener, command_text, quiet, signal_of, start_failure
 from assembler.build.runs import RunDirectory, end_inhabitants, is_over, run_of_container, sweep
 from assembler.errors import NodeError, StepError
 from assembler.events import Emit, Note, ignore
@@ -44,6 +45,10 @@ ENVIRONMENT: Final[Mapping[str, str]] = {
 }
 """What every command finds, beside the image's own environment (whose PATH stays) and what its step says."""
 
+_LIMITS: Final = (("nofile", resource.RLIMIT_NOFILE, 1 << 20), ("nproc", resource.RLIMIT_NPROC, 1 << 15))
+"""How many files and processes at most, by name. 32,768 processes are what older buildahs set themselves."""
+_ATTEMPTS: Final = 5
+_END: Final = "end-of-answer"
 _KEPT: Final = "kept-"
 
 
@@ -139,7 +144,7 @@ class Buildah:
         name = self.run_directory.container_name(label)
         temporary = self.run_directory.scratch(label)
         try:
-            options = ("--pull-never", "--security-opt", "label=disable", "--name", name)
+            options = ("--pull-never", "--security-opt", "label=disable", *_limits(), "--name", name)
             self.call("from", *options, image)
             root = Path(self.call("mount", name).stdout.strip())
             yield Container(buildah=self, name=name, image=image, root=root, temporary=temporary)
@@ -158,7 +163,7 @@ class Buildah:
         return tuple(sorted(one["containername"] for one in listed))
 
     def _keep(self, name: str) -> None:
-        kept = _KEPT + name
+        kept = kept_name(name)
         if self.call("rename", name, kept, check=False).returncode == 0:
             shell = " ".join(self.command("run", "--isolation", "chroot", "--terminal", kept, "sh"))
             self._emit(Note(text=f"the container is kept; `{shell}` goes into it"))
@@ -182,6 +187,11 @@ class Buildah:
         for identifier in {run_of_container(name) for name in names} - {None, *swept}:
             if identifier and is_over(cache, identifier):
                 remove(identifier)
+
+
+def kept_name(name: str) -> str:
+    """The name under which a container outlives its run; no sweep touches it."""
+    return _KEPT + name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,8 +269,27 @@ class Container:
 
     def programs(self, names: Sequence[str]) -> frozenset[str]:
         """Which of these programs are on the container's PATH."""
-        script = 'for name; do command -v "$name" >/dev/null && echo "$name"; done; true'
-        return frozenset(self.run(["sh", "-c", script, "sh", *names]).stdout.split())
+        return frozenset(self.ask('for name; do command -v "$name" >/dev/null && echo "$name"; done', *names))
+
+    def ask(self, script: str, *arguments: str) -> list[str]:
+        """The lines that a shell script prints; it must change nothing, since it may run several times.
+
+        buildah's chroot isolation (seen with 1.28) now and then loses what a short command prints, all of it. So
+        the script's last line has to arrive.
+        """
+        for _ in range(_ATTEMPTS):
+            lines = self.run(["sh", "-c", f"{script}\necho {_END}", "sh", *arguments]).stdout.splitlines()
+            if lines and lines[-1] == _END:
+                return lines[:-1]
+        raise NodeError("buildah loses the output of commands in containers")
+
+
+def _limits() -> Iterator[str]:
+    """Options for limits within our own. Otherwise newer buildahs ask for more, which not every root may have."""
+    for name, number, most in _LIMITS:
+        hard = resource.getrlimit(number)[1]
+        limit = most if hard == resource.RLIM_INFINITY else min(hard, most)
+        yield f"--ulimit={name}={limit}:{limit}"
 
 
 def _judged(
@@ -270,8 +299,8 @@ def _judged(
     if completed.returncode and launcher.PREFIX in ending:
         reason = ending.partition(launcher.PREFIX)[2].strip()
         raise NodeError(f"a network namespace cannot be made: {reason}", hint="`network: host` does without one")
-    if completed.returncode and (program := missing_program(ending)):
-        raise StepError(f"the container has no program `{program}`")
+    if completed.returncode and (fact := start_failure(ending)):
+        raise StepError(fact)
     if completed.returncode == 125:
         raise _failure("run", completed)
     number = signal_of(ending) if completed.returncode else 0

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from assembler.build.normalise import is_dropped, normalise
-from assembler.errors import NodeError, UntrustedInputError
+from assembler.errors import NodeError, UntrustedInputError, refused
 from assembler.tree.builder import fault_of
 from assembler.tree.entry import Entry
 
@@ -51,9 +51,7 @@ def difference(lower: Path, upper: Path, candidates: Path | None = None, *, epoc
         if os.path.lexists(lower / _MACHINE_ID):
             entries = tuple(entry for entry in entries if entry.path != _MACHINE_ID)
     except OSError as error:
-        raise NodeError(
-            f"cannot be compared: {error.strerror or error}", place=str(error.filename or upper)
-        ) from error
+        raise NodeError(f"cannot be compared: {refused(error)}", place=str(error.filename or upper)) from error
     for entry in entries:
         if fault := fault_of(entry):
             raise UntrustedInputError(fault, place="the file system of the container")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from assembler.errors import LockError, RegistryError, UntrustedInputError
+from assembler.network import nobody_hint, reason
 from assembler.oci.digest import Digest
 
 if TYPE_CHECKING:
@@ -82,12 +83,32 @@ def get(
         try:
             response = session.get(url, headers={"Accept": accept}, timeout=_TIMEOUT_SECONDS)
         except requests.RequestException as error:
-            raise _TransientError(_reason(error)) from error
+            raise _trouble(error, url) from error
         if response.status_code in _TRANSIENT:
             raise _TransientError(f"the server answered {response.status_code}")
         return response
 
     return _patiently(attempt, url, patience or Patience())
+
+
+def stated_size(session: requests.Session, url: str, *, patience: Patience | None = None) -> int | None:
+    """How many bytes the server says that a file has; None when it does not say, or has no such file."""
+    import requests
+
+    def attempt() -> requests.Response:
+        try:
+            response = session.head(
+                url, headers={"Accept-Encoding": "identity"}, timeout=_TIMEOUT_SECONDS, allow_redirects=True
+            )
+        except requests.RequestException as error:
+            raise _trouble(error, url) from error
+        if response.status_code in _TRANSIENT:
+            raise _TransientError(f"the server answered {response.status_code}")
+        return response
+
+    response = _patiently(attempt, url, patience or Patience())
+    length = response.headers.get("Content-Length", "")
+    return int(length) if response.status_code == 200 and length.isdigit() and int(length) else None
 
 
 def download(
@@ -138,6 +159,7 @@ class _Transfer:
         self._size = size
         self._progress = progress
         self._validator = ""
+        self._has_answered = False
         self.hash = hashlib.sha256()
         self.done = 0
 
@@ -159,13 +181,15 @@ class _Transfer:
                 while data := response.raw.read(CHUNK, decode_content=False):
                     self._take(data, total)
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            raise _TransientError(_reason(error)) from error
+            trouble = _TransientError(reason(error)) if self._has_answered else _trouble(error, self._url)
+            raise trouble from error
         if total is not None and self.done != total:
             raise _TransientError(f"the connection ended after {self.done} of {total} bytes")
 
     def _begin(self, response: requests.Response) -> int | None:
         """Judge the answer; the total size when the server says it. Starts over unless it resumes as asked."""
         place = without_credentials(self._url)
+        self._has_answered = True
         status = response.status_code
         if status == 416:  # the file is shorter than what we have of it
             self._restart()
@@ -208,6 +232,14 @@ class _Transfer:
         self.done = 0
 
 
+def _trouble(error: Exception, url: str) -> Exception:
+    """What to raise when a server has not answered yet: where nobody is, trying again helps nobody."""
+    hint = nobody_hint(error)
+    if hint:
+        return RegistryError(reason(error), place=without_credentials(url), hint=hint)
+    return _TransientError(reason(error))
+
+
 def _patiently(
     action: Callable[[], T], url: str, patience: Patience, position: Callable[[], int] = lambda: 0
 ) -> T:
@@ -225,14 +257,3 @@ def _patiently(
                     str(error), place=without_credentials(url), detail=[f"tried {failures} times"]
                 ) from error
             patience.sleep(min(patience.first * 2.0 ** (failures - 1), 30.0) * random.uniform(0.5, 1.0))  # noqa: S311
-
-
-def _reason(error: Exception) -> str:
-    """The innermost cause in a few words: requests wraps urllib3, which wraps the operating system."""
-    cause: BaseException = error
-    while cause.__cause__ or cause.__context__:
-        cause = cause.__cause__ or cause.__context__ or cause
-    if isinstance(cause, OSError) and cause.strerror:
-        return cause.strerror.lower()
-    text = str(cause).strip() or type(cause).__name__
-    return text if len(text) <= 200 else text[:197] + "…"

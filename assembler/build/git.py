@@ -242,8 +242,22 @@ def _network(argv: Sequence[str], url: str) -> str:
         ) from error
 
 
-def _git(argv: Sequence[str], *, env: dict[str, str] | None = None, check: bool = True) -> process.Completed:
+def apply(patch: Path, tree: Path) -> tuple[str, ...] | None:
+    """Apply a patch to a directory that is no repository. None when it did, else what git said.
+
+    git refuses paths that lead out of the directory or through a symbolic link.
+    """
+    # A repository around the directory would make git skip what is outside of its index.
+    env = {**_QUIET_CONFIG, "GIT_CEILING_DIRECTORIES": str(tree.resolve().parent)}
+    ended = _git(["apply", "--whitespace=nowarn", "--", str(patch)], env=env, check=False, cwd=tree)
+    return ended.tail if ended.returncode else None
+
+
+def _git(
+    argv: Sequence[str], *, env: dict[str, str] | None = None, check: bool = True, cwd: Path | None = None
+) -> process.Completed:
     options = [part for option in _OPTIONS for part in ("-c", option)]
     leaking = [part for name in _LEAKING if name in os.environ for part in ("-u", name)]
     prefix = ["env", *leaking] if leaking else []
-    return process.run([*prefix, "git", *options, *argv], env={**_ENVIRONMENT, **(env or {})}, check=check)
+    variables = {**_ENVIRONMENT, **(env or {})}
+    return process.run([*prefix, "git", *options, *argv], env=variables, check=check, cwd=cwd)

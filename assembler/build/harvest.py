@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from assembler.build.elf import Elf, read_elf
 from assembler.errors import StepError, UntrustedInputError
 from assembler.oci.digest import Digest, DigestingWriter
 from assembler.oci.layout import Store
 from assembler.tree.builder import fault_of
 from assembler.tree.entry import Entry, Slice
+from assembler.tree.links import follow, follow_parent
 
 _GLOB: Final = frozenset("*?[")
 _MOST_FILES: Final = 500_000
@@ -64,26 +64,31 @@ Harvest = Mapping[str, tuple[Found, ...]]
 """Artifact → what it consists of, sorted by path."""
 
 
-def find(root: Path, artifacts: Mapping[str, Sequence[str]], step: str) -> Harvest:
-    """What the patterns of each artifact match below `root`.
+def find(
+    root: Path, artifacts: Mapping[str, Sequence[str]], step: str, *, called: str = "the build directory"
+) -> Harvest:
+    """What the patterns of each artifact match below `root`, which errors call `called`.
 
     A pattern is a path (a directory stands for what is in it) or has `*`, `?`, `[…]` and `**` as parts. What it
     matches is in the artifact under its own name, without the directories it was in; what `**` stands for stays.
-    StepError names a pattern that matches nothing, or a link that leads out of its artifact.
+    Links on the way to it are followed; those among what it matches stay links. StepError names a pattern that
+    matches nothing, or a link that leads out of its artifact.
     """
-    listing = _Listing(root)
+    listing = _Listing(root, called)
     found = {name: _artifact(listing, name, patterns, step) for name, patterns in sorted(artifacts.items())}
     for name, items in found.items():
-        _check_links(items, f"{step}: artifact {name}", artifacts[name])
+        _check_links(items, root, f"{step}: artifact {name}")
     return found
 
 
 class _Listing:
     """Everything below a directory, by path. Links are listed, not followed."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, called: str) -> None:
         self.root = root
+        self.called = called
         self.items: dict[str, os.stat_result] = {}
+        self.links: dict[str, str] = {}
         waiting = [""]
         while waiting:
             directory = waiting.pop()
@@ -97,6 +102,8 @@ class _Listing:
                 self.items[path] = status
                 if stat.S_ISDIR(status.st_mode):
                     waiting.append(path)
+                elif stat.S_ISLNK(status.st_mode):
+                    self.links[path] = os.readlink(entry.path)  # noqa: PTH115  (the text, as it is)
             if len(self.items) > _MOST_FILES:
                 raise UntrustedInputError(f"more than {_MOST_FILES} files", place=str(root))
 
@@ -141,16 +148,23 @@ def _matched(listing: _Listing, pattern: str) -> dict[str, str]:
     if wanted == ".":
         return {path: path for path in listing.items}
     if not _GLOB & set(wanted):
-        if listing.is_directory(wanted):
-            return {path: path[len(wanted) + 1 :] for path in listing.below(wanted)}
-        return {wanted: posixpath.basename(wanted)} if wanted in listing.items else {}
+        path = follow_parent(listing.links, wanted, rooted=False) or wanted
+        place = follow(listing.links, path, rooted=False)
+        if place is not None and listing.is_directory(place):
+            return {inner: inner[len(place) + 1 :] for inner in listing.below(place)}
+        return {path: posixpath.basename(path)} if path in listing.items else {}
     parts = wanted.split("/")
+    plain = next(number for number, part in enumerate(parts) if _GLOB & set(part))
+    if plain:
+        directory = "/".join(parts[:plain])
+        parts[:plain] = (follow(listing.links, directory, rooted=False) or directory).split("/")
     depth = parts.index("**") if "**" in parts else len(parts) - 1
     names = {}
     for path in listing.items:
-        if _matches(path.split("/"), parts):
+        # `a/**` matches `a` too, which has no name of its own in the artifact.
+        if path.count("/") >= depth and _matches(path.split("/"), parts):
             names[path] = "/".join(path.split("/")[depth:])
-            if listing.is_directory(path):
+            if parts[-1] != "**" and listing.is_directory(path):
                 names.update({inner: "/".join(inner.split("/")[depth:]) for inner in listing.below(path)})
     return names
 
@@ -174,72 +188,36 @@ def _nothing(listing: _Listing, pattern: str, place: str) -> StepError:
         near = [by_name[name] for name in difflib.get_close_matches(last, by_name, n=_SHOWN, cutoff=0.6)]
     shown = sorted(near, key=lambda path: (path.count("/"), path))[:_SHOWN]
     hint = f"did you mean {', '.join(f'`{path}`' for path in shown)}?" if shown else None
-    return StepError(f"`{pattern}` matches nothing in the build directory", place=place, hint=hint)
+    return StepError(f"`{pattern}` matches nothing in {listing.called}", place=place, hint=hint)
 
 
-def _check_links(items: Sequence[Found], place: str, patterns: Sequence[str]) -> None:
+def _check_links(items: Sequence[Found], root: Path, place: str) -> None:
     """Every link has to lead to something in its own artifact."""
     paths = {item.path for item in items}
-    paths |= {parent for path in paths for parent in _parents(path)}
+    paths |= {parent for path in paths for parent in _parents(path)} | {""}
+    links = {item.path: os.readlink(item.source) for item in items if item.is_link}  # noqa: PTH115
     for item in items:
-        if not item.is_link:
+        target = links.get(item.path)
+        if target is None or follow(links, item.path, rooted=False) in paths:
             continue
-        target = os.readlink(item.source)  # noqa: PTH115  (the text of the link, as it is)
         if target.startswith("/"):
             raise StepError(
                 f"the link `{item.path}` is absolute: `{target}`",
                 place=place,
                 hint="an artifact is moved to where a layer wants it; make the link relative",
             )
-        reached = posixpath.normpath(posixpath.join(posixpath.dirname(item.path), target))
-        if reached not in paths and reached != ".":
-            directory = posixpath.dirname(patterns[0])
-            raise StepError(
-                f"the link `{item.path}` leads out of the artifact, to `{target}`",
-                place=place,
-                hint=f"harvest its target too: add `{posixpath.join(directory, target)}` to the artifact",
-            )
+        beside = posixpath.dirname(item.source.relative_to(root).as_posix())
+        wanted = posixpath.normpath(posixpath.join(beside, target))
+        raise StepError(
+            f"the link `{item.path}` leads out of the artifact, to `{target}`",
+            place=place,
+            hint=None if wanted.startswith("..") else f"harvest its target too: add `{wanted}` to the artifact",
+        )
 
 
 def _parents(path: str) -> Iterator[str]:
     while path := posixpath.dirname(path):
         yield path
-
-
-# ELF
-
-
-def elf_files(harvest: Harvest) -> dict[Path, Elf]:
-    """The programs and shared libraries of a harvest, by where they are on the host."""
-    found = {}
-    for items in harvest.values():
-        for item in items:
-            if item.is_file and item.source not in found:
-                elf = read_elf(item.source)
-                if elf and elf.kind != "relocatable":
-                    found[item.source] = elf
-    return found
-
-
-def check_search_paths(elves: Mapping[Path, Elf], root: Path, step: str, forbidden: Sequence[str]) -> None:
-    """StepError when a file would look for libraries in a `forbidden` directory, or in the current one."""
-    problems = []
-    for path, elf in sorted(elves.items()):
-        for name, directories in (("RPATH", elf.rpath), ("RUNPATH", elf.runpath)):
-            for directory in directories:
-                inside = any(directory == place or directory.startswith(f"{place}/") for place in forbidden)
-                if inside or not directory:
-                    what = f"names `{directory}`" if directory else "has an empty entry: the current directory"
-                    problems.append(f"{path.relative_to(root)}: {name} `{':'.join(directories)}` {what}")
-                    break
-    if problems:
-        raise StepError(
-            "built files would look for their libraries where the image has none",
-            place=step,
-            detail=problems,
-            hint="link with `-Wl,-rpath,$ORIGIN`; with cmake, leave CMAKE_INSTALL_RPATH and"
-            " CMAKE_BUILD_WITH_INSTALL_RPATH as they are",
-        )
 
 
 # the tar

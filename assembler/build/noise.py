@@ -14,15 +14,6 @@ from typing import Final
 
 from assembler.process import TAIL_LINES
 
-_ENDINGS: Final = re.compile(
-    r"(process (exited|failed to start) with error: .*)?subprocess exited (with status \d+|on [a-z/ 12]+)$"
-    r"|^Error: (while running runtime: )?exit status \d+$"
-    r'|^time="[^"]*" level=(warning|error) msg=.*\b(cni|CNI)\b.*$'
-)
-_SIGNAL: Final = re.compile(r"subprocess exited on ([a-z/ 12]+)$", re.MULTILINE)
-_MISSING: Final = re.compile(r'exec: "([^"]+)": (executable file not found in|stat [^:]+: no such file)')
-_MESSAGE_LENGTH: Final = 160
-
 _SIGNALS: Final = {
     "hangup": signal.SIGHUP,
     "interrupt": signal.SIGINT,
@@ -33,12 +24,39 @@ _SIGNALS: Final = {
     "bus error": signal.SIGBUS,
     "floating point exception": signal.SIGFPE,
     "killed": signal.SIGKILL,
+    "user defined signal 1": signal.SIGUSR1,
     "segmentation fault": signal.SIGSEGV,
+    "user defined signal 2": signal.SIGUSR2,
     "broken pipe": signal.SIGPIPE,
     "alarm clock": signal.SIGALRM,
     "terminated": signal.SIGTERM,
+    "CPU time limit exceeded": signal.SIGXCPU,
+    "file size limit exceeded": signal.SIGXFSZ,
+    "virtual timer expired": signal.SIGVTALRM,
+    "profiling timer expired": signal.SIGPROF,
+    "power failure": signal.SIGPWR,
+    "bad system call": signal.SIGSYS,
 }
-"""Signals as Go writes them; buildah is written in Go and reports status 1 for all of them."""
+"""Signals as Go writes them (others are `signal N`); buildah is written in Go, and reports status 1 for all."""
+
+_SIGNAL_NAME: Final = "|".join([*map(re.escape, _SIGNALS), r"signal \d+"])
+_ENDINGS: Final = re.compile(
+    rf"(process (exited|failed to start) with error: .*)?subprocess exited (with status \d+|on ({_SIGNAL_NAME}))$"
+    r"|^Error: (while running runtime: )?exit status \d+$"
+    r'|^time="[^"]*" level=(warning|error) msg=.*\b(cni|CNI)\b.*$'
+)
+_SIGNAL: Final = re.compile(rf"subprocess exited on ({_SIGNAL_NAME})$", re.MULTILINE)
+_NOT_FOUND: Final = re.compile(r'exec: "([^"]+)": (executable file not found in|stat [^:]+: no such file)')
+_NOT_STARTED: Final = re.compile(
+    r"process failed to start with error: fork/exec ([^:\n]+): ([a-z ]+?)(?=process|$)"
+)
+_MESSAGE_LENGTH: Final = 160
+
+_ADVICE: Final = {
+    "no such file or directory": "it is not there, or the interpreter of its first line is not",
+    "permission denied": "it is not executable",
+    "exec format error": "it is for another machine, or a script without `#!` line",
+}
 
 
 def plain(line: str) -> str | None:
@@ -78,13 +96,21 @@ class Listener:
 def signal_of(text: str) -> int:
     """The number of the signal that ended the command, 0 when none did."""
     found = _SIGNAL.search(text)
-    return int(_SIGNALS.get(found[1], 0)) if found else 0
+    if not found:
+        return 0
+    number = found[1].removeprefix("signal ")
+    return int(number) if number.isdecimal() else int(_SIGNALS.get(found[1], 0))
 
 
-def missing_program(text: str) -> str | None:
-    """The program that the container does not have, when that was the trouble."""
-    found = _MISSING.search(text)
-    return found[1] if found else None
+def start_failure(text: str) -> str | None:
+    """Why the container could not start the program, as a fact, when that was the trouble."""
+    if found := _NOT_FOUND.search(text):
+        return f"the container has no program `{found[1]}`"
+    if found := _NOT_STARTED.search(text):
+        reason = found[2].strip()
+        advice = f": {_ADVICE[reason]}" if reason in _ADVICE else ""
+        return f"the container cannot run `{found[1]}` ({reason}){advice}"
+    return None
 
 
 def command_text(argv: Sequence[str], length: int | None = _MESSAGE_LENGTH) -> str:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from assembler.build.container import Container
+from assembler.build.container import Container, kept_name
 from assembler.oci.layout import write_atomically
 
 _SCRIPT: Final = """\
 #!/bin/sh
-# {label} again, by hand, in a new container and a new build directory.
+# {label} again, by hand, in {where}.
 # With the word `shell` behind it, a shell in the container instead.
 set -eu
-{made}
-container=$({start})
-trap '{remove} "$container" >/dev/null' EXIT
+{start}
 echo "build directory: $build" >&2
 if [ "${{1-}}" = shell ]; then
     {shell}
@@ -29,36 +28,57 @@ set -x
 """
 
 
-def write_script(
-    path: Path,
-    container: Container,
-    commands: Sequence[Sequence[str]],
-    label: str,
-    variables: Mapping[str, str],
-) -> None:
-    """Write the script that runs `commands`, as `Container.command` gave them, in another container.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """The script at `path` that runs `commands` again, which are as `Container.command` gave them.
 
-    `variables` says which directories become new ones, by the name of a shell variable; one is `build`.
+    `build` is the build directory that they name, `scratch` others that are made anew, by the name of a shell
+    variable.
     """
-    names = {**variables, container.name: "container"}
-    start = container.buildah.command("from", "--pull-never", "--security-opt", "label=disable", container.image)
-    first = list(commands[0])
-    end = first.index("--", first.index(container.name))
-    inside = first.index("run") + 1
-    text = _SCRIPT.format(
-        label=" ".join(label.split()),
-        made="\n".join(f"{name}=$(mktemp -d)" for name in variables.values()),
-        start=_quoted(start, {}),
-        remove=_quoted(container.buildah.command("rm"), {}).replace("'", "'\\''"),
-        shell=_quoted([*first[:inside], "--terminal", *first[inside:end], "--", "sh"], names),
-        commands="\n".join(_quoted(command, names) for command in commands),
-    )
-    write_atomically(path, text.encode())
+
+    path: Path
+    container: Container
+    commands: tuple[tuple[str, ...], ...]
+    label: str
+    build: Path
+    scratch: Mapping[str, Path] = field(default_factory=dict)
+
+    def write(self) -> None:
+        """Write the script so that it makes a new container and a new build directory."""
+        buildah = self.container.buildah
+        start = buildah.command("from", "--pull-never", "--security-opt", "label=disable", self.container.image)
+        remove = f'{_quoted(buildah.command("rm"))} "$container" >/dev/null'
+        lines = [
+            "build=$(mktemp -d)",
+            f"container=$({_quoted(start)})",
+            f"trap {shlex.quote(remove)} EXIT",
+        ]
+        self._write("a new container and a new build directory", lines)
+
+    def write_kept(self, build: Path) -> None:
+        """Write it so that it goes on in the container that was kept; the build directory is `build` now."""
+        lines = [f"build={shlex.quote(str(build))}", f"container={shlex.quote(kept_name(self.container.name))}"]
+        self._write("the container and the build directory that were kept", lines)
+
+    def _write(self, where: str, start: Sequence[str]) -> None:
+        names = {str(self.build): "build", **{str(path): name for name, path in self.scratch.items()}}
+        names[self.container.name] = "container"
+        first = self.commands[0]
+        end = first.index("--", first.index(self.container.name))
+        inside = first.index("run") + 1
+        text = _SCRIPT.format(
+            label=" ".join(self.label.split()),
+            where=where,
+            start="\n".join([*start, *(f"{name}=$(mktemp -d)" for name in self.scratch)]),
+            shell=_quoted([*first[:inside], "--terminal", *first[inside:end], "--", "sh"], names),
+            commands="\n".join(_quoted(command, names) for command in self.commands),
+        )
+        write_atomically(self.path, text.encode())
 
 
-def _quoted(argv: Sequence[str], variables: Mapping[str, str]) -> str:
+def _quoted(argv: Sequence[str], variables: Mapping[str, str] | None = None) -> str:
     """A command line for a shell, in which some texts are variables."""
-    return " ".join(_word(word, variables) for word in argv)
+    return " ".join(_word(word, variables or {}) for word in argv)
 
 
 def _word(word: str, variables: Mapping[str, str]) -> str:

@@ -6,6 +6,8 @@
     sdist     project, file, SHA-256, size  the SHA-256 (any index may serve it)
     path      nothing                       the digest of the tree, through the stat cache
 
+Patches are part of the identity, by their content.
+
 Checkouts are made by `assembler.build.checkout`. Nothing here reads the network unless it says so.
 """
 
@@ -30,6 +32,7 @@ from assembler.build.checkout import (
     wants_submodules,
 )
 from assembler.build.download import Patience, open_session
+from assembler.build.patches import apply_patches, patch_digests
 from assembler.errors import LockError, ManifestError, RequestError
 from assembler.events import Emit, ignore
 from assembler.oci.digest import Digest, canonical_json
@@ -121,7 +124,8 @@ def source_digest(
     """
     if source.path:
         return tree_state(tree_path(source, directory), ignore=source.ignore, cache=cache).digest
-    return Digest.of(canonical_json({**_content(source, answer), "subdirectory": source.subdirectory or ""}))
+    content = _content(source, answer, directory)
+    return Digest.of(canonical_json({**content, "subdirectory": source.subdirectory or ""}))
 
 
 def source_entries(
@@ -159,13 +163,14 @@ def fetch_source(
     fails.
     """
     digest = source_digest(source, answer, directory, StatCache(cache / "stat"))
-    content = {"path": str(digest)} if source.path else _content(source, answer)
+    content = {"path": str(digest)} if source.path else _content(source, answer, directory)
     identifier = hashlib.sha256(canonical_json(content)).hexdigest()[:32]
     tree = cache / "sources" / identifier
     with made(tree, {**content, "from": describe(source)}) as temporary:
         if temporary:
             means = Means(store=store, cache=cache, emit=emit, offline=offline, patience=patience)
             Making(source, directory, means).make(answer, temporary, temporary / "tree")
+            apply_patches(source.patches, directory, temporary / "tree")
             if source.path and tree_state(temporary / "tree", ignore=["!.git"]).digest != digest:
                 raise RequestError(
                     "the directory was changed while it was copied", place=describe(source), hint="run it again"
@@ -179,7 +184,7 @@ def fetch_source(
     return Checkout(path=path, digest=digest)
 
 
-def _content(source: Source, answer: Mapping[str, Any]) -> dict[str, Any]:
+def _content(source: Source, answer: Mapping[str, Any], directory: Path) -> dict[str, Any]:
     """What decides about the files of a checkout, the used subdirectory apart."""
     field = "commit" if source.git else "sha256"
     value = answer.get(field)
@@ -190,6 +195,8 @@ def _content(source: Source, answer: Mapping[str, Any]) -> dict[str, Any]:
         content["submodules"] = wants_submodules(source)
     else:
         content["strip"] = source.strip
+    if source.patches:
+        content["patches"] = patch_digests(source.patches, directory)
     return content
 
 

@@ -7,9 +7,11 @@ so that a warm compiler cache hits and equal inputs give equal bytes. No shell r
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from pathlib import Path
+from typing import Final, Literal, Protocol
 
 from assembler.errors import StepError
 
@@ -21,9 +23,35 @@ STATISTICS_FILE: Final = "ccache.txt"
 
 _INSTALLED: Final = "assemble-installed"
 _LANGUAGES: Final = ("C", "CXX", "CUDA", "HIP", "OBJC", "OBJCXX")
+_MASKED: Final = frozenset(("C", "CXX", "OBJC", "OBJCXX"))
+_VERSIONS: Final = range(9, 24)
+COMPILERS: Final = (
+    *("cc", "c++", "gcc", "g++", "clang", "clang++"),
+    *(f"{name}-{version}" for name in ("gcc", "g++", "clang", "clang++") for version in _VERSIONS),
+    # what Debian's Python calls when it compiles extensions
+    *(f"{machine}-linux-gnu-{name}" for machine in ("x86_64", "aarch64") for name in ("gcc", "g++")),
+)
+"""Names under which a script may call a compiler that ccache understands."""
+
+COMPILER_LINKS: Final = "/cache/compilers"
+"""Where a script finds them as links to ccache, before the compilers themselves."""
+
+_PROBE: Final = re.compile(r"/CMakeFiles/(CMakeScratch|CMakeTmp)/|/Modules/CMake\w+CompilerABI\.")
+_HITS: Final = frozenset(("direct_cache_hit", "preprocessed_cache_hit"))
+_MISS: Final = "cache_miss"
 _GENERATOR_PROGRAMS: Final = {"Ninja": "ninja", "Ninja Multi-Config": "ninja", "Unix Makefiles": "make"}
-_PACKAGES: Final = {"ninja": "ninja-build", "c++": "g++", "cc": "gcc", "strip": "binutils", "cargo": "cargo"}
+_PACKAGES: Final = {
+    "ninja": "ninja-build",
+    "c++": "g++",
+    "cc": "gcc",
+    "strip": "binutils",
+    "xargs": "findutils",
+    "autoreconf": "autoconf, automake, libtool",
+}
 """Debian packages of programs, where the names differ."""
+
+_BASES: Final = {"nvcc": "cuda-devel", "hipcc": "rocm-devel", "cargo": "rust-devel", "rustc": "rust-devel"}
+"""Bases of ours that have a program which no package of Debian stable has, or only an old one."""
 
 
 class CMakeWish(Protocol):
@@ -65,33 +93,59 @@ class AcceleratorWish(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """One command of a step and the directory of the container that it runs in."""
+    """One command of a step and the directory of the container that it runs in.
+
+    `environment` is what this command has beside the step's. One that `fetches` has the network whatever the step
+    says: what it brings is pinned in the source. One that `prepares` compiles what the toolchain keeps; it may
+    fail, since the commands after it do all that it left undone. `called` stands for it in messages.
+    """
 
     argv: tuple[str, ...]
     workdir: str = BUILD
+    environment: Mapping[str, str] = field(default_factory=dict)
+    fetches: bool = False
+    prepares: bool = False
+    called: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A directory below `/build` that is kept between runs under a key; one of the same group is a beginning.
+
+    Both are texts that everything has gone into on which the content depends, the container's image apart.
+    """
+
+    directory: str
+    group: str
+    key: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Toolchain:
-    """What a compile step does: commands in order, their environment, and where artifacts are, below `/build`."""
+    """What a compile step does: commands in order, their environment, and where artifacts are, below `/build`.
+
+    `ccache` says how a compiler cache gets before the compilers: asked for by CMake, or found first on PATH.
+    `caches` are directories of our cache by name, and where the container has them; they are shared by steps that
+    run at the same time, so whoever uses one has to lock it. `tools` are files of ours by their place there.
+    """
 
     commands: tuple[Command, ...]
     environment: Mapping[str, str]
     programs: tuple[str, ...] = ()
     harvest_from: str = ""
-    writes_to: tuple[str, ...] = field(default=(BUILD,))
+    caches: Mapping[str, str] = field(default_factory=dict)
+    tools: Mapping[str, Path] = field(default_factory=dict)
+    prepared: Prepared | None = None
+    ccache: Literal["launcher", "path"] = "launcher"
 
 
 def cmake(options: CMakeWish, accelerator: AcceleratorWish | None, jobs: int) -> Toolchain:
     """Configure, build, and install where that is asked for."""
     source = posixpath.normpath(posixpath.join(SOURCE, options.source_directory))
-    # A program finds its libraries beside it; an installed one also in the `lib` beside its own directory.
-    origin = "$ORIGIN;$ORIGIN/../lib" if options.install else "$ORIGIN"
     definitions = {
         "CMAKE_BUILD_TYPE": options.build_type,
         "CMAKE_INSTALL_PREFIX": options.prefix,
-        "CMAKE_BUILD_WITH_INSTALL_RPATH": "ON",
-        "CMAKE_INSTALL_RPATH": origin,
+        **_search_paths(installs=options.install),
         **_cmake_architectures(accelerator),
         **options.definitions,
     }
@@ -107,7 +161,7 @@ def cmake(options: CMakeWish, accelerator: AcceleratorWish | None, jobs: int) ->
     return Toolchain(
         commands=(configure, build, *installs),
         environment={
-            **_environment(accelerator, jobs),
+            **common_environment(accelerator, jobs),
             **({"DESTDIR": f"{BUILD}/{_INSTALLED}"} if options.install else {}),
         },
         programs=("cmake", _GENERATOR_PROGRAMS.get(options.generator, "")),
@@ -115,11 +169,25 @@ def cmake(options: CMakeWish, accelerator: AcceleratorWish | None, jobs: int) ->
     )
 
 
+def _search_paths(*, installs: bool) -> dict[str, str]:
+    """Definitions by which programs find their libraries in whatever directory they are put together.
+
+    Installed files get their own search path, beside them and in the `lib` beside their directory, when they are
+    installed; until then theirs leads through the build directory, relatively, so that a program of the build can
+    run. What is taken out of the build directory as it is has its final one from the start, and finds its
+    libraries beside it.
+    """
+    if installs:
+        return {"CMAKE_INSTALL_RPATH": "$ORIGIN;$ORIGIN/../lib", "CMAKE_BUILD_RPATH_USE_ORIGIN": "ON"}
+    return {"CMAKE_INSTALL_RPATH": "$ORIGIN", "CMAKE_BUILD_WITH_INSTALL_RPATH": "ON"}
+
+
 def script(options: ScriptWish, accelerator: AcceleratorWish | None, jobs: int) -> Toolchain:
     """The commands as they stand, in the source directory. What they make has to go to `/build`."""
     return Toolchain(
         commands=tuple(Command(argv=tuple(command), workdir=SOURCE) for command in options.commands),
-        environment=_environment(accelerator, jobs),
+        environment=common_environment(accelerator, jobs),
+        ccache="path",
     )
 
 
@@ -129,12 +197,47 @@ def with_ccache(environment: Mapping[str, str]) -> Mapping[str, str]:
     CMake reads these as defaults of its variables, so definitions of a manifest win, and a project without CUDA is
     not warned about a definition that it does not use.
     """
-    launchers = {f"CMAKE_{language}_COMPILER_LAUNCHER": "ccache" for language in _LANGUAGES}
-    return {**launchers, **environment}
+    return {**_launchers(_LANGUAGES), **environment}
+
+
+def with_ccache_on_path(environment: Mapping[str, str], path: str) -> Mapping[str, str]:
+    """The environment in which a C or C++ compiler by name is ccache; `path` is the PATH of the container.
+
+    A CMake that a script calls finds those names too, and would put ccache before itself; so only the compilers
+    that have no such name are asked for by launcher.
+    """
+    others = [language for language in _LANGUAGES if language not in _MASKED]
+    return {**_launchers(others), **environment, "PATH": f"{COMPILER_LINKS}:{path}"}
+
+
+def _launchers(languages: Sequence[str]) -> dict[str, str]:
+    return {f"CMAKE_{language}_COMPILER_LAUNCHER": "ccache" for language in languages}
+
+
+def ccache_hits(log: str) -> tuple[int, int]:
+    """Hits and misses by the log that ccache (4.4 and newer) writes: a comment with the source, then results.
+
+    What CMake compiles to find out about the compiler is not counted.
+    """
+    hits = misses = 0
+    counts = True
+    for line in log.splitlines():
+        if line.startswith("# "):
+            counts = not _PROBE.search(line)
+        elif counts:
+            hits += line in _HITS
+            misses += line == _MISS
+    return hits, misses
 
 
 def missing_program(program: str, step: str) -> StepError:
     """The error for a program that the container does not have, with the line that adds it."""
+    if program in _BASES:
+        return StepError(
+            f"the devel base has no `{program}`",
+            place=step,
+            hint=f"compile in a base that has it, such as `devel: bases/{_BASES[program]}.yaml`",
+        )
     package = _PACKAGES.get(program, program)
     return StepError(
         f"the devel base has no `{program}`",
@@ -146,7 +249,8 @@ def missing_program(program: str, step: str) -> StepError:
 # accelerators
 
 
-def _environment(accelerator: AcceleratorWish | None, jobs: int) -> dict[str, str]:
+def common_environment(accelerator: AcceleratorWish | None, jobs: int) -> dict[str, str]:
+    """What every toolchain has in its environment: where the compiler cache is, jobs, and architectures."""
     environment = {
         "CCACHE_DIR": CCACHE,
         "CCACHE_COMPILERCHECK": "content",  # an image that is made again has the same compiler with other times
@@ -180,7 +284,7 @@ def cmake_cuda_list(architectures: Sequence[str]) -> str:
     >>> cmake_cuda_list(["sm_80", "sm_90a", "sm_120+ptx"])
     '80-real;90a-real;120'
     """
-    split = [_split(architecture) for architecture in architectures]
+    split = [split_architecture(architecture) for architecture in architectures]
     return ";".join(number if portable else f"{number}-real" for number, portable in split)
 
 
@@ -191,13 +295,13 @@ def torch_cuda_list(architectures: Sequence[str]) -> str:
     '8.0;9.0a;12.0+PTX'
     """
     words = []
-    for number, portable in map(_split, architectures):
+    for number, portable in map(split_architecture, architectures):
         digits = number.rstrip("af")
         words.append(f"{digits[:-1]}.{digits[-1]}{number[len(digits) :]}{'+PTX' if portable else ''}")
     return ";".join(words)
 
 
-def _split(architecture: str) -> tuple[str, bool]:
+def split_architecture(architecture: str) -> tuple[str, bool]:
     """`sm_90a+ptx` → `90a` and whether portable code is wanted."""
     name, _, extra = architecture.partition("+")
     return name.removeprefix("sm_"), extra == "ptx"

@@ -84,6 +84,13 @@ class Base(Model):
             return "bootstrap"
         return "manifest" if self.manifest else "scratch"
 
+    @property
+    def label(self) -> str:
+        """What it is called in a line: the reference, `oci:DIR`, the manifest, the release."""
+        if self.bootstrap:
+            return f"{self.bootstrap.distribution} {self.bootstrap.suite}"
+        return self.reference or (f"oci:{self.oci}" if self.oci else self.manifest) or "scratch"
+
 
 def base_fields(text: str) -> dict[str, Any]:
     """The mapping for which the text form of a base stands."""

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from assembler.manifest.bases import Base
 from assembler.manifest.fields import (
     AbsolutePath,
     Argv,
@@ -17,33 +18,11 @@ from assembler.manifest.fields import (
     Mode,
     Model,
     Name,
-    ReferenceText,
-    Requirement,
     Text,
     wrong,
 )
-from assembler.manifest.steps import Network, Packages, Word
-
-
-class Wheels(Model):
-    """Python packages, resolved by hash and written as layers without pip."""
-
-    requirements: tuple[Requirement, ...] = Field((), description="requirements, such as `torch==2.7.0`")
-    file: Text | None = Field(None, description="requirements file, relative to the file that says it")
-    into: AbsolutePath = Field("/opt/venv", description="directory of the virtual environment")
-    python: Text = Field(description="version of the interpreter, such as `3.11`")
-    index: Word | None = Field(None, description="URL of the index; uv's and pip's own settings otherwise")
-    extra_index: tuple[Word, ...] = Field((), description="URLs of further indexes")
-    constraints: tuple[Requirement, ...] = Field(
-        (), description="versions that must not be left, such as `numpy<2`"
-    )
-    exclude: tuple[Requirement, ...] = Field((), description="distributions that the base already provides")
-    split: tuple[Requirement, ...] = Field((), description="distributions that get a layer of their own")
-
-    @model_validator(mode="after")
-    def _something_to_install(self) -> Wheels:
-        self.exactly_one("requirements", "file")
-        return self
+from assembler.manifest.python import Wheels
+from assembler.manifest.steps import Network, Packages
 
 
 class Copy(Model):
@@ -51,7 +30,9 @@ class Copy(Model):
 
     artifact: Text | None = Field(None, description="`step.artifact` of a compile step in the same file")
     source: Text | None = Field(None, description="name of a source in the same file")
-    image: ReferenceText | None = Field(None, description="image reference")
+    image: Base | None = Field(
+        None, description="image reference, `oci:DIR`, or another manifest; relative to the file that says it"
+    )
     path: InsidePath | None = Field(
         None, description="what of the source or image; may be a pattern; all when absent"
     )
@@ -67,6 +48,8 @@ class Copy(Model):
             raise wrong("`path` belongs to `source` and `image`", at=("path",))
         if self.image and not self.path:
             raise wrong("`image` needs `path`: what is copied out of it")
+        if self.image and self.image.scratch:
+            raise wrong("there is nothing in `scratch` to copy", at=("image",))
         return self
 
 

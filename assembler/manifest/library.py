@@ -175,6 +175,10 @@ class _Loader:
             fact = f"expected a {model.__name__.lower()}, got a {other}"
             self.problems.add(document, (other,), fact, of_key=True)
             return _Unit(document, path, {}, {}, {}, []), None
+        if document.tree and not set(document.tree) & set(_keys_of(model)):
+            kind = model.__name__.lower()
+            self.problems.add(document, (), f"expected a {kind}, which has `{kind}: 1`; got other YAML")
+            return _Unit(document, path, {}, {}, {}, []), None
         templates: Steps = ("image", "env") if model is Manifest else ("env",)
         tree = self.expander.tree(document.tree, values, document, skip=key, templates=templates)
         whole = validate(model, tree, document, self.problems)
@@ -250,27 +254,31 @@ class _Loader:
             )
             if not isinstance(base, Base) or base.manifest is None:
                 continue
-            path = unit.path.parent / base.manifest
-            steps: Steps = (role, "manifest")
-            if not path.is_file():
-                if role in bases:
-                    self.problems.add_error(ManifestError("no such file", place=f"--base {role}={bases[role]}"))
-                    continue
-                near = [f"{path.parent.name}/{each.name}" for each in path.parent.glob("*.yaml")]
-                hint = did_you_mean(f"{path.parent.name}/{path.name}", near)
-                self.problems.add(unit.document, steps, f"no file `{base.manifest}`", hint=hint)
-                continue
-            found[role] = path
-            if path.resolve() in self.stack:
-                chain = [*self.stack[self.stack.index(path.resolve()) :], path.resolve()]
-                shown = " → ".join(each.name for each in chain)
-                self.problems.add(unit.document, steps, f"the manifest stands on itself: {shown}")
-                continue
-            key = (path.resolve(), tuple(sorted(base.with_.items())))
-            if key not in self.checked:
-                self.checked.add(key)
-                self.manifest(path, Given(base.with_, unit.document, steps), _NONE, _NONE)
+            if role in bases and not (unit.path.parent / base.manifest).is_file():
+                self.problems.add_error(ManifestError("no such file", place=f"--base {role}={bases[role]}"))
+            elif path := self.base_manifest(unit, (role,), base):
+                found[role] = path
         return found
+
+    def base_manifest(self, unit: _Unit, at: Steps, base: Base) -> Path | None:
+        """Check an image that is another manifest, by loading it; its file, None when there is none."""
+        path = unit.path.parent / str(base.manifest)
+        steps: Steps = (*at, "manifest")
+        if not path.is_file():
+            beside = [str(Path(str(base.manifest)).with_name(each.name)) for each in path.parent.glob("*.yaml")]
+            hint = did_you_mean(str(base.manifest), [each for each in beside if each != unit.path.name])
+            self.problems.add(unit.document, steps, f"no file `{base.manifest}`", hint=hint)
+            return None
+        if path.resolve() in self.stack:
+            chain = [*self.stack[self.stack.index(path.resolve()) :], path.resolve()]
+            shown = " → ".join(each.name for each in chain)
+            self.problems.add(unit.document, steps, f"the manifest stands on itself: {shown}")
+            return path
+        key = (path.resolve(), tuple(sorted(base.with_.items())))
+        if key not in self.checked:
+            self.checked.add(key)
+            self.manifest(path, Given(base.with_, unit.document, steps), _NONE, _NONE)
+        return path
 
     # -- recipes
 
@@ -284,6 +292,9 @@ class _Loader:
             compile=unit.compile,
             digest_place=unit.document.name,
         )
+        for source_name, source in unit.sources.items():
+            for index, patch in enumerate(source.patches):
+                self.known_file(unit, ("sources", source_name, "patches", index), patch)
         for step_name, step in unit.compile.items():
             flat.first_compile = flat.first_compile or (unit.document, ("compile", step_name))
             self.known_source(unit, ("compile", step_name, "source"), step.source)
@@ -333,19 +344,27 @@ class _Loader:
             self.known_artifact(unit, (*steps, "copy", "artifact"), entry.copy_.artifact)
         if entry.copy_ is not None and entry.copy_.source is not None:
             self.known_source(unit, (*steps, "copy", "source"), entry.copy_.source)
-        if entry.wheels is not None and entry.wheels.file is not None:
-            self.known_file(unit, (*steps, "wheels", "file"), entry.wheels.file)
+        if entry.copy_ is not None and entry.copy_.image is not None and entry.copy_.image.manifest:
+            self.base_manifest(unit, (*steps, "copy", "image"), entry.copy_.image)
+        wheels = entry.wheels
+        if wheels and wheels.file:
+            self.known_file(unit, (*steps, "wheels", "file"), wheels.file)
+        if wheels and wheels.artifact:
+            self.known_artifact(unit, (*steps, "wheels", "artifact"), wheels.artifact)
+        if wheels and wheels.wheelhouse:
+            self.known_file(unit, (*steps, "wheels", "wheelhouse"), wheels.wheelhouse, "directory")
         for index, file in enumerate(entry.files):
             if file.from_file is not None:
                 self.known_file(unit, (*steps, "files", index, "from-file"), file.from_file)
 
-    def known_file(self, unit: _Unit, steps: Steps, text: str) -> None:
+    def known_file(self, unit: _Unit, steps: Steps, text: str, kind: str = "file") -> None:
         path = unit.path.absolute().parent / text
-        if path.is_file():
-            self.files[path] = None
+        is_there = Path.is_dir if kind == "directory" else Path.is_file
+        if is_there(path):
+            self.files |= {path: None} if kind == "file" else {}
         elif not self.problems.is_blamed(unit.document, steps):
-            hint = did_you_mean(path.name, [each.name for each in path.parent.glob("*") if each.is_file()])
-            self.problems.add(unit.document, steps, f"no file `{text}`", hint=hint)
+            hint = did_you_mean(path.name, [each.name for each in path.parent.glob("*") if is_there(each)])
+            self.problems.add(unit.document, steps, f"no {kind} `{text}`", hint=hint)
 
     def known_source(self, unit: _Unit, steps: Steps, name: str) -> None:
         names = unit.names("sources")
@@ -368,6 +387,10 @@ class _Loader:
         if text not in artifacts and text.partition(".")[0] not in broken:
             hint = alternatives(text, artifacts, title="artifacts here", none="this file compiles nothing")
             self.problems.add(unit.document, steps, f"no artifact `{text}`", hint=hint)
+
+
+def _keys_of(model: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def _valid(model: type[Shape], tree: Any, document: Document) -> dict[str, Shape]:

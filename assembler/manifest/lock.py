@@ -24,7 +24,7 @@ Json: TypeAlias = "Mapping[str, Json] | Sequence[Json] | str | int | float | boo
 
 VERSION = 1
 SIZE_LIMIT_BYTES = 64 << 20
-_KINDS: tuple[Kind, ...] = get_args(Kind)
+KINDS: tuple[Kind, ...] = get_args(Kind)
 _RENEW = "`assemble lock --update` writes it anew"
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 # Texts that mean themselves in every YAML version: a letter first, then nothing that YAML gives a meaning to.
@@ -81,7 +81,7 @@ class Lock:
 
 
 def _order(entry: LockEntry) -> tuple[int, str]:
-    return _KINDS.index(entry.kind), entry.name
+    return KINDS.index(entry.kind), entry.name
 
 
 def lock_path(manifest: Path) -> Path:
@@ -116,7 +116,7 @@ def parse_lock(data: bytes, name: str) -> Lock:
     for kind, group in document.tree.items():
         if kind == "lock":
             continue
-        if kind not in _KINDS:
+        if kind not in KINDS:
             raise LockError(f"unknown kind `{kind}`", place=document.place((kind,), of_key=True), hint=_RENEW)
         for entry_name, value in _mapping(document, (kind,), group).items():
             parts = _mapping(document, (kind, entry_name), value)
@@ -142,7 +142,7 @@ def parse_lock(data: bytes, name: str) -> Lock:
 def render_lock(lock: Lock) -> str:
     """The text of the lock file; equal locks give equal texts."""
     lines = ["# Written by `assemble lock`; `assemble lock --update` renews it.", f"lock: {VERSION}"]
-    for kind in _KINDS:
+    for kind in KINDS:
         group = {
             entry.name: {"request": entry.request, "answer": entry.answer}
             for entry in lock.entries

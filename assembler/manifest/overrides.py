@@ -73,7 +73,7 @@ def _local(source: Source, path: Path) -> Source:
     fields: dict[str, Any] = {"subdirectory": source.subdirectory, "ignore": source.ignore}
     if path.is_dir():
         return Source(path=str(path), **fields)
-    return Source(archive=str(path), strip=source.strip, **fields)
+    return Source(archive=str(path), strip=source.strip, patches=source.patches, **fields)
 
 
 def override_base(role: str, text: str, problems: Problems) -> Base | None:

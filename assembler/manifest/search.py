@@ -55,8 +55,10 @@ def find_manifest(text: str) -> Path:
     path = Path(text)
     if path.is_file():
         return path
-    if path.is_dir():
-        raise RequestError("expected a manifest, got a directory", place=text)
+    if text and path.is_dir():
+        near = sorted(str(each) for each in path.glob("*.yaml") if not each.name.endswith(".lock.yaml"))
+        hint = f"manifests there: {', '.join(f'`{each}`' for each in near)}" if near else None
+        raise RequestError("expected a manifest, got a directory", place=text, hint=hint)
     names = manifest_names()
     if text in names:
         directory = shipped("manifests")
@@ -68,6 +70,9 @@ def find_manifest(text: str) -> Path:
             "no such file", place=text, hint=alternatives(text, sorted(near), title="manifests there")
         )
     hint = alternatives(text, names, title="manifests in the library")
+    beside = Path(f"{text}.yaml")
+    if text and beside.is_file():
+        hint = f"did you mean `{beside}`?"
     raise RequestError(f"no manifest `{text}`, neither as a file nor in the library", hint=hint)
 
 

@@ -9,8 +9,6 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from assembler.manifest.fields import (
-    AbsolutePath,
-    Argv,
     Environment,
     Flag,
     Model,
@@ -24,6 +22,19 @@ from assembler.manifest.fields import (
     size_bytes,
     wrong,
 )
+from assembler.manifest.toolchains import (
+    AutotoolsOptions,
+    CargoOptions,
+    CMakeOptions,
+    HipccOptions,
+    MesonOptions,
+    NvccOptions,
+    ScriptOptions,
+    WheelOptions,
+    Word,
+)
+
+__all__ = ["CMakeOptions", "CompileStep", "Network", "Packages", "ScriptOptions", "Source", "Word"]
 
 Network = Literal["none", "host"]
 
@@ -39,16 +50,6 @@ def _pinned(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.+!_-]*", text):
         raise wrong("expected `name==version`")
     return text
-
-
-def _no_option(text: str) -> str:
-    # `git fetch URL REF` would read a leading dash as an option.
-    if not text or text.startswith("-") or any(character.isspace() for character in text):
-        raise wrong("expected a value that neither is empty nor begins with `-` nor has spaces")
-    return text
-
-
-Word = Annotated[str, AfterValidator(_no_option)]
 
 
 class Source(Model):
@@ -71,6 +72,11 @@ class Source(Model):
     )
     subdirectory: RelativePath | None = Field(None, description="the part of the source that is used")
     ignore: tuple[Text, ...] = Field((), description="patterns, as in .gitignore, of files that do not count")
+    patches: tuple[Text, ...] = Field(
+        (),
+        description="patches to apply in order, relative to the file that says it; their own paths, below `a/` and"
+        " `b/`, are relative to the root of the source",
+    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> Source:
@@ -85,6 +91,8 @@ class Source(Model):
             raise wrong("`sha256` belongs to `archive`", at=("sha256",))
         if self.strip is not None and not (self.archive or self.sdist):
             raise wrong("`strip` belongs to `archive` and `sdist`", at=("strip",))
+        if self.patches and self.path:
+            raise wrong("`patches` does not belong to `path`: change the files themselves", at=("patches",))
         return self
 
     @property
@@ -108,39 +116,16 @@ class Packages(Model):
         return bool(self.apt or self.dnf or self.apk)
 
 
-class CMakeOptions(Model):
-    """Configure, build and perhaps install with CMake."""
-
-    source_directory: RelativePath = Field(".", description="directory of CMakeLists.txt in the source")
-    generator: Text = Field("Ninja", description="CMake generator")
-    build_type: Text = Field("Release", description="CMAKE_BUILD_TYPE")
-    definitions: Mapping[Annotated[str, AfterValidator(_no_option)], str] = Field(
-        default_factory=dict, description="-D definitions"
-    )
-    targets: tuple[Word, ...] = Field((), description="targets to build; all when empty")
-    install: Flag = Field(False, description="run the install step; artifacts are then found below `prefix`")
-    prefix: AbsolutePath = Field("/usr/local", description="CMAKE_INSTALL_PREFIX")
-    components: tuple[Word, ...] = Field((), description="install only these components")
-
-
-class ScriptOptions(Model):
-    """The last resort: commands, each an argv list, run in the source directory."""
-
-    commands: tuple[Argv, ...] = Field(description="commands; each is a list of arguments, no shell reads them")
-
-    @model_validator(mode="after")
-    def _something_to_do(self) -> ScriptOptions:
-        if not self.commands:
-            raise wrong("expected at least one command", at=("commands",))
-        if not all(self.commands):
-            raise wrong("expected a list of lists of arguments, got an empty command", at=("commands",))
-        return self
+_TOOLCHAINS = ("cmake", "cargo", "nvcc", "hipcc", "autotools", "meson", "wheel", "script")
+_WITH_DEFAULTS = frozenset(("cmake", "cargo", "autotools", "meson", "wheel"))
 
 
 class CompileStep(Model):
     """One run in the devel container."""
 
-    toolchain: Literal["cmake", "script"] = Field(description="what drives the build")
+    toolchain: Literal["cmake", "cargo", "nvcc", "hipcc", "autotools", "meson", "wheel", "script"] = Field(
+        description="what drives the build"
+    )
     source: Text = Field(description="name of the source that is compiled")
     packages: Packages = Field(default_factory=Packages, description="packages that only this step needs")
     env: Environment = Field(default_factory=dict, description="environment of the step")
@@ -150,25 +135,39 @@ class CompileStep(Model):
     strip: Flag = Field(True, description="strip debug information from what is harvested")
     jobs_memory: Size | None = Field(None, description="memory that one compile job needs, such as `2g`")
     cmake: CMakeOptions | None = Field(None, description="options of the cmake toolchain")
+    cargo: CargoOptions | None = Field(None, description="options of the cargo toolchain")
+    nvcc: NvccOptions | None = Field(None, description="options of the nvcc toolchain")
+    hipcc: HipccOptions | None = Field(None, description="options of the hipcc toolchain")
+    autotools: AutotoolsOptions | None = Field(None, description="options of the autotools toolchain")
+    meson: MesonOptions | None = Field(None, description="options of the meson toolchain")
+    wheel: WheelOptions | None = Field(None, description="options of the wheel toolchain")
     script: ScriptOptions | None = Field(None, description="options of the script toolchain")
+    architectures: Literal["exact", "at-least", "any"] = Field(
+        "exact",
+        description="how GPU code in what was built must agree with `accelerator`; `at-least` allows others"
+        " beside, such as those of linked libraries, `any` checks nothing",
+    )
     artifacts: Mapping[Name, Patterns] = Field(description="what is harvested: name → file, tree or pattern")
 
     @model_validator(mode="before")
     @classmethod
     def _default_options(cls, value: Any) -> Any:
         # `toolchain: cmake` alone is complete: every option has a default.
-        if isinstance(value, Mapping) and value.get("toolchain") == "cmake" and value.get("cmake") is None:
-            return {**value, "cmake": {}}
+        name = value.get("toolchain") if isinstance(value, Mapping) else None
+        if name in _WITH_DEFAULTS and value.get(name) is None:
+            return {**value, str(name): {}}
         return value
 
     @model_validator(mode="after")
     def _options_of_the_toolchain(self) -> CompileStep:
-        for name in ("cmake", "script"):
+        for name in _TOOLCHAINS:
             options = getattr(self, name)
             if name == self.toolchain and options is None:
                 raise wrong(f"the toolchain `{name}` needs `{name}`")
             if name != self.toolchain and options is not None:
                 raise wrong(f"`{name}` does not belong to the toolchain `{self.toolchain}`", at=(name,))
+        if self.wheel and self.wheel.isolation and self.network != "host":
+            raise wrong("a build with `isolation` fetches what it needs: it needs `network: host`")
         if not self.artifacts:
             raise wrong("expected at least one artifact", at=("artifacts",))
         for name, patterns in self.artifacts.items():

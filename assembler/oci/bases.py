@@ -43,12 +43,13 @@ class LyingConfigError(UntrustedInputError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayoutBase:
-    """A base in a layout. The bytes are its documents as they lie there."""
+    """A base in a layout. The bytes are its documents as they lie there; `index` is what it was chosen from."""
 
     manifest: ImageManifest
     config: ImageConfig
     manifest_bytes: bytes
     config_bytes: bytes
+    index: ImageIndex | None = None
 
 
 def pick_platform(index: ImageIndex, platform: Platform, place: str) -> Descriptor:
@@ -129,16 +130,20 @@ def load_layout(path: Path, name: str | None, platform: Platform) -> LayoutBase:
         raise UntrustedInputError(f"index.json: {error}", place=place) from None
     data = _blob(path, chosen := _named(index, name, platform, place), place)
     document = parse_manifest(chosen.media_type, data, place)
+    origin = None
     for _ in range(_DEEPEST_INDEX):
         if isinstance(document, ImageManifest):
             break
+        origin = document
         data = _blob(path, chosen := pick_platform(document, platform, place), place)
         document = parse_manifest(chosen.media_type, data, place)
     if isinstance(document, ImageIndex):
         raise UntrustedInputError("expected an image, got an index in an index in an index", place=place)
     config_bytes = _blob(path, document.config, place)
     config = parse_config(document, config_bytes, platform, place)
-    return LayoutBase(manifest=document, config=config, manifest_bytes=data, config_bytes=config_bytes)
+    return LayoutBase(
+        manifest=document, config=config, manifest_bytes=data, config_bytes=config_bytes, index=origin
+    )
 
 
 def _named(index: ImageIndex, name: str | None, platform: Platform, place: str) -> Descriptor:

@@ -12,6 +12,8 @@ from assembler.oci.platform import Platform
 REF_NAME: Final = "org.opencontainers.image.ref.name"
 BASE_NAME: Final = "org.opencontainers.image.base.name"
 BASE_DIGEST: Final = "org.opencontainers.image.base.digest"
+ZSTD: Final = "io.github.containers.compression.zstd"
+"""On the entry of an index: this image is the zstd twin of another. The value is `true` (containers/image)."""
 TITLE: Final = "org.opencontainers.image.title"
 KEY: Final = "dev.assemble.key"
 COMPRESSOR: Final = "dev.assemble.compressor"

@@ -55,6 +55,11 @@ class Compressor(Protocol):
         """Stop the threads. What was not begun is dropped."""
 
 
+def other_than(compression: Compression) -> Compression:
+    """The other one."""
+    return "zstd" if compression == "gzip" else "gzip"
+
+
 def media_type(compression: Compression) -> str:
     """The media type of a layer compressed so."""
     return _MEDIA_TYPE[compression]

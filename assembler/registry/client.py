@@ -4,8 +4,7 @@ oras-py gives the session, finds credentials (docker's and containers' files, cr
 grammar of URLs. It reads whole blobs into memory, has no mount and no useful retry, and keeps one token for
 everything, so transfers and tokens are ours, on its `requests` session: see `connection` and `authentication`.
 
-Seams for what comes later: `Settings.endpoint` for mirrors, `BlobStream` for resumed downloads, `Client.upload`
-for chunked uploads.
+Seams for what comes later: `Settings.endpoint` for mirrors, `BlobStream` for resumed downloads.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ from assembler.registry.refusal import RefusedError, TransientError, bounded_bod
 from assembler.registry.retry import RetryPolicy
 from assembler.registry.settings import Endpoint, Settings, read_settings
 from assembler.registry.stream import BlobStream
+from assembler.registry.upload import UploadSession
 
 if TYPE_CHECKING:
     import requests
@@ -219,7 +219,7 @@ class Client:
         body = Body(open=open_blob, size=descriptor.size, progress=progress)
 
         def once() -> None:
-            where = sessions.pop() if sessions else self._open_session(reference)
+            where = sessions.pop() if sessions else self.open_upload(reference).location
             url = f"{where}{'&' if '?' in where else '?'}digest={quote(descriptor.digest, safe=':')}"
             headers = {"Content-Type": "application/octet-stream", "Content-Length": str(descriptor.size)}
             try:
@@ -236,16 +236,10 @@ class Client:
 
     def check_push(self, reference: Reference) -> None:
         """May we push there? Opens an upload and cancels it. RegistryError says what is missing."""
-        location = self._open_session(reference)
-        try:
-            response = self._connection(reference).request_once(
-                "DELETE", location, reference, scopes=(push(reference.repository),), expect=(200, 202, 204)
-            )
-            discard(response)
-        except RegistryError:
-            pass  # cancelling is a courtesy; registries drop abandoned sessions themselves
+        self.open_upload(reference).cancel()
 
-    def _open_session(self, reference: Reference) -> str:
+    def open_upload(self, reference: Reference) -> UploadSession:
+        """Open an upload, for a blob that is sent in pieces."""
         response = self._connection(reference).request(
             "POST",
             self._url(reference, "upload"),
@@ -255,10 +249,7 @@ class Client:
             headers={"Content-Length": "0"},
         )
         discard(response)
-        location = response.headers.get("Location")
-        if not location:
-            raise RegistryError("the registry opened an upload and did not say where", place=str(reference))
-        return urljoin(response.url, location)
+        return UploadSession(self._connection(reference), reference, response)
 
     # one connection for each registry
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from assembler.errors import RegistryError
+from assembler.network import nobody_hint, reason
 from assembler.oci.digest import Readable
 from assembler.oci.reference import Reference
 from assembler.registry.authentication import Authenticator, Credentials, Scopes
@@ -87,6 +88,7 @@ class Connection:
             self._send_to_login, credentials, plain_login=endpoint.security == "insecure"
         )
         self._scheme: str | None = None
+        self._has_answered = False
         self._lock = threading.Lock()
 
     def url(self, path: str) -> str:
@@ -202,7 +204,7 @@ class Connection:
             if body and stream:
                 sending = _Sending(stream, body)
                 options["data"] = sending.read() if body.size <= _SMALL else sending
-            return self._session.request(
+            response = self._session.request(
                 method,
                 url,
                 headers=dict(headers or {}),
@@ -214,15 +216,20 @@ class Connection:
                 **options,
             )
         except requests.exceptions.SSLError as error:
-            hint = "add the registry's CA to the system, or name the registry insecure in registries.conf"
-            raise RegistryError(f"`{method} {redacted(url)}`: {_cause(error)}", place=place, hint=hint) from None
+            advice = "add the registry's CA to the system, or call it insecure: `--insecure`, registries.conf"
+            raise RegistryError(f"`{method} {redacted(url)}`: {reason(error)}", place=place, hint=advice) from None
         except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
-            raise TransientError(f"`{method} {redacted(url)}`: {_cause(error)}", place=place) from None
+            fact, hint = f"`{method} {redacted(url)}`: {reason(error)}", nobody_hint(error)
+            if hint and not self._has_answered:
+                raise RegistryError(fact, place=place, hint=hint) from None
+            raise TransientError(fact, place=place, hint=hint) from None
         except requests.exceptions.RequestException as error:
             raise RegistryError(f"`{method} {redacted(url)}`: {type(error).__name__}", place=place) from None
         finally:
             if stream:
                 stream.close()
+        self._has_answered = True
+        return response
 
 
 def speaks_tls(host: str) -> bool:
@@ -253,12 +260,3 @@ def _with(headers: Mapping[str, str] | None, authorization: str | None) -> dict[
 def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
     """An `auth` that adds nothing: without one, `requests` replaces our header by what ~/.netrc says."""
     return request
-
-
-def _cause(error: BaseException) -> str:
-    """The innermost reason of a connection error, without addresses of objects and without URLs."""
-    inner = error.args[0] if error.args else error
-    reason = getattr(inner, "reason", None) or inner
-    if isinstance(reason, Exception) and len(reason.args) > 1 and isinstance(reason.args[1], BaseException):
-        reason = reason.args[1]
-    return str(reason).rpartition(">: ")[2] or type(reason).__name__

@@ -1,7 +1,8 @@
 """Publishing: blobs, then manifests by digest, then tags, so that a push that is cut short is never visible.
 
-Each blob goes the cheapest way that is open: it is there already; it is mounted from another repository of the
-same registry; a base's layer flows from registry to registry through memory; one of ours is sent from the store.
+Each blob goes the cheapest way that is open: it is there already, perhaps because it was sent while it was packed
+(`following`); it is mounted from another repository of the same registry; a base's layer flows from registry to
+registry through memory; one of ours is sent from the store.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from assembler.oci.image import BaseLayer, Image, ImageIndex
 from assembler.oci.layout import Store
 from assembler.oci.reference import Reference
 from assembler.registry.client import Client
+from assembler.registry.following import Following, Uplink
 
 Way = Literal["present", "mounted", "streamed", "pushed"]
+_LOOK_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +121,16 @@ def push(
     emit: Emit = ignore,
     threads: int = 4,
     step: str = "push",
+    uplink: Uplink | None = None,
 ) -> PushResult:
     """Publish an image under each target. A target that names it already costs one question and nothing else.
 
+    Blobs that `uplink` has brought, or is bringing, are not sent again.
     Raises RequestError for a target whose digest is another image's, RegistryError when a registry refuses,
     VerifyError when a blob is in no store.
     """
     document, blobs = _parts(image)
-    return _Push(client, store, _Meter(emit, step), threads).publish([document], blobs, targets)
+    return _Push(client, store, _Meter(emit, step), threads, uplink).publish([document], blobs, targets)
 
 
 def push_index(
@@ -138,9 +143,10 @@ def push_index(
     threads: int = 4,
     step: str = "push",
     descriptors: Sequence[Descriptor] | None = None,
+    uplink: Uplink | None = None,
 ) -> PushResult:
     """Publish several platforms as one index. `descriptors` replaces the index's entries (same digests, same
-    order) when they carry annotations; otherwise each is made of the image's platform.
+    order) when they carry annotations; otherwise each is made of the image's platform. `uplink` as in `push`.
     """
     parts = [_parts(image) for image in images]
     index = image_index(images) if descriptors is None else ImageIndex(manifests=tuple(descriptors))
@@ -150,7 +156,7 @@ def push_index(
     documents = [document for document, _ in parts]
     documents.append(_Document(index.media_type, data, Digest.of(data)))
     blobs = [blob for _, blobs_of_one in parts for blob in blobs_of_one]
-    return _Push(client, store, _Meter(emit, step), threads).publish(documents, blobs, targets)
+    return _Push(client, store, _Meter(emit, step), threads, uplink).publish(documents, blobs, targets)
 
 
 def image_index(images: Iterable[Image]) -> ImageIndex:
@@ -187,6 +193,7 @@ class _Push:
     store: Store
     meter: _Meter
     threads: int
+    uplink: Uplink | None = None
 
     def publish(
         self, documents: Sequence[_Document], blobs: Sequence[_Blob], targets: Sequence[Reference]
@@ -251,6 +258,11 @@ class _Push:
             self.meter.report(target.name, descriptor.digest, descriptor.size)
             return BlobReport(target.name, descriptor.digest, descriptor.size, way)
 
+        following = self.uplink.find(target.name, descriptor.digest) if self.uplink else None
+        if following:
+            self._await(following, target, descriptor)
+            if following.arrival:
+                return through(following.arrival)
         if self.client.has_blob(target, descriptor.digest) is not None:
             return through("present")
         session = None
@@ -271,6 +283,11 @@ class _Push:
             session=session,
         )
         return through(way)
+
+    def _await(self, following: Following, target: Reference, descriptor: Descriptor) -> None:
+        """Wait for a blob that is on its way since it was packed, with the rest of the push as witness."""
+        while not following.wait(_LOOK_SECONDS):
+            self.meter.report(target.name, descriptor.digest, following.sent)
 
     def _opener(self, blob: _Blob) -> tuple[Way, Callable[[], Readable]]:
         """How to get at a blob's bytes. A base's layer that happens to be in the store is taken from there."""

@@ -15,13 +15,14 @@ from assembler.registry.client import Client
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedBase:
-    """A base in a registry: `reference` is its image manifest by digest, `index_digest` what the tag named.
+    """A base in a registry: `reference` is its image manifest by digest, `index` what the tag named.
 
     The bytes are the documents as they lie there, so that they can be kept under their own digests.
     """
 
     reference: Reference
     index_digest: Digest | None
+    index: ImageIndex | None
     manifest: ImageManifest
     config: ImageConfig
     manifest_bytes: bytes
@@ -37,9 +38,9 @@ def resolve_base(client: Client, reference: Reference, platform: Platform) -> Re
     place = str(reference)
     found = client.get_manifest(reference)
     document = parse_manifest(found.media_type, found.data, place)
-    index_digest = None
+    index_digest = index = None
     if isinstance(document, ImageIndex):
-        index_digest = found.digest
+        index_digest, index = found.digest, document
         chosen = pick_platform(document, platform, place)
         found = client.get_manifest(reference.at(chosen.digest))
         document = parse_manifest(found.media_type, found.data, place)
@@ -49,6 +50,7 @@ def resolve_base(client: Client, reference: Reference, platform: Platform) -> Re
     return ResolvedBase(
         reference=reference.at(found.digest),
         index_digest=index_digest,
+        index=index,
         manifest=document,
         config=parse_config(document, config_bytes, platform, place),
         manifest_bytes=found.data,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from assembler.errors import NodeError
 from assembler.oci.reference import DOCKER_HUB, Reference
 
 _HUB_HOST = "registry-1.docker.io"
@@ -59,7 +60,7 @@ class Settings:
 def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     """The settings of this user on this machine. A file that is missing says nothing.
 
-    ValueError names a `registries.conf` that is no TOML.
+    NodeError names a `registries.conf` that is no TOML.
     """
     environment = os.environ if environment is None else environment
     insecure: set[str] = set()
@@ -131,7 +132,9 @@ def _insecure_of(path: Path) -> set[str]:
     try:
         value = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise NodeError(
+            f"expected TOML: {error}", place=str(path), hint="see containers-registries.conf(5)"
+        ) from error
     entries = value.get("registry")
     return {
         str(entry.get("prefix") or entry.get("location"))

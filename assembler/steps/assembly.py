@@ -2,38 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assembler.errors import LockError, ManifestError
 from assembler.manifest.library import LoadedManifest, Scope, load
-from assembler.manifest.models import Base
-from assembler.oci.digest import Digest
 from assembler.oci.image import BlobLayer, Image, append
 from assembler.oci.platform import Platform
-from assembler.pack.compress import Compression
+from assembler.pack.compress import Compression, other_than
 from assembler.pack.tarball import compressor_id
 from assembler.plan.graph import (
-    BaseFact,
     Facts,
     Plan,
+    Step,
     build_plan,
     layer_id,
-    layer_name,
     toolchain_id,
     used_compile_steps,
 )
 from assembler.plan.key import key_of
 from assembler.plan.settings import settings_facts
-from assembler.steps import bases, compiling, packing, records, stacking
+from assembler.steps import bases, compiling, copies, copying, layers, packing, records, stacking
 from assembler.steps.bases import BaseHandle
-from assembler.steps.locking import Locking
+from assembler.steps.locking import locking_of
+from assembler.steps.places import source_errors
 from assembler.steps.stacking import BuiltImage
+from assembler.steps.wheels import WheelLayers
 
 if TYPE_CHECKING:
     from assembler.build.debs import Package
+    from assembler.steps.sending import Sending
     from assembler.steps.session import Session
     from assembler.tree.directory import TreeState
 
@@ -41,31 +42,67 @@ _MAX_BASE_DEPTH = 8
 
 
 class Assembly:
-    """The work on one loaded manifest and platform. Bases that are manifests are assemblies of their own."""
+    """The work on one loaded manifest, platform and compression. Bases that are manifests have assemblies of
+    their own.
 
-    def __init__(self, session: Session, loaded: LoadedManifest, platform: Platform, depth: int = 0) -> None:
+    `also` is a second compression that layers are packed in while they are made, because the `sibling`, which is
+    the same image in that compression, is wanted next.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        loaded: LoadedManifest,
+        platform: Platform,
+        depth: int = 0,
+        *,
+        compression: Compression | None = None,
+        also: Compression | None = None,
+    ) -> None:
         if depth > _MAX_BASE_DEPTH:
             raise ManifestError("bases are nested too deep", place=str(loaded.path))
         self.session = session
         self.loaded = loaded
         self.platform = platform
-        self.locking = Locking(loaded, session.options)
+        own = loaded.manifest.compression
+        self.compression: Compression = compression or ("gzip" if own == "gzip" else "zstd")
+        self.also = also
+        self.locking = locking_of(session, loaded)
         self._depth = depth
-        self.layers: dict[int, BlobLayer] = {}
+        self.layers: dict[str, BlobLayer] = {}
         self.nested: list[Assembly] = []
         self.trees: dict[tuple[str, str], TreeState] = {}
+        self.wheels = WheelLayers(self)
 
     # what is known
 
     @property
-    def compression(self) -> Compression:
-        """The compression of the layers of this image."""
-        return "gzip" if self.loaded.manifest.compression == "gzip" else "zstd"
+    def is_base(self) -> bool:
+        """Is this the base of another image, rather than what was asked for?"""
+        return self._depth > 0
+
+    @cached_property
+    def sibling(self) -> Assembly:
+        """The same image in the other compression."""
+        other = other_than(self.compression)
+        sibling = Assembly(self.session, self.loaded, self.platform, self._depth, compression=other)
+        sibling.trees, sibling.sibling = self.trees, self
+        return sibling
+
+    @cached_property
+    def sibling_plan(self) -> Plan:
+        """Its plan, as it is when it is first asked for."""
+        return self.sibling.plan(exact=False)
+
+    @property
+    def sending(self) -> Sending | None:
+        """Where the layers go while they are packed. What a base is made of may be needed here only."""
+        return self.session.sending if self._depth == 0 else None
 
     @cached_property
     def runtime(self) -> BaseHandle:
         """The runtime base."""
-        return self._base("runtime", self.loaded.manifest.runtime)
+        return bases.base_handle(self, "runtime", self.loaded.manifest.runtime)
 
     @cached_property
     def devel(self) -> BaseHandle | None:
@@ -80,41 +117,26 @@ class Assembly:
                 place=f"{self.loaded.path}: devel",
                 hint="add `devel:` to the manifest, or pass `--base devel=REFERENCE`",
             )
-        return self._base("devel", base)
+        return bases.base_handle(self, "devel", base)
 
-    def _base(self, role: str, base: Base) -> BaseHandle:
-        session, directory = self.session, self.loaded.path.parent
-        if base.reference:
-            return bases.registry_base(session, self.locking, role, base.reference, self.platform)
-        if base.oci:
-            path, _, name = base.oci.partition(":")
-            return bases.layout_base(session, role, directory / path, name or None, self.platform)
-        if base.bootstrap:
-            return bases.bootstrap_base(
-                session, self.locking, role, base.bootstrap, self.platform, self.compression
-            )
-        if base.manifest:
-            return self._nested(role, base, directory)
-        return bases.scratch_base(self.platform)
+    @cached_property
+    def images(self) -> Mapping[int, BaseHandle]:
+        """The images that `copy` layers take files out of, by the number of the layer."""
+        return copying.image_handles(self)
 
-    def _nested(self, role: str, base: Base, directory: Path) -> BaseHandle:
-        loaded = load(directory / str(base.manifest), sets=base.with_)
-        nested = Assembly(self.session, loaded, self.platform, self._depth + 1)
+    @property
+    def handles(self) -> tuple[BaseHandle, ...]:
+        """Every image that this one is made with: bases, and what is copied out of."""
+        return tuple(handle for handle in (self.runtime, self.devel, *self.images.values()) if handle)
+
+    def base_of(
+        self, manifest: Path, sets: Mapping[str, str], compression: Compression | None, also: Compression | None
+    ) -> Assembly:
+        """The assembly of another manifest that this image stands on, or is compiled in."""
+        loaded = load(manifest, sets=sets)
+        nested = Assembly(self.session, loaded, self.platform, self._depth + 1, compression=compression, also=also)
         self.nested.append(nested)
-
-        def image() -> Image:
-            built = nested.build()
-            return bases.as_base(built.image)
-
-        plan = nested.plan()
-        todo = plan.image.state != "cached"
-        fact = BaseFact(
-            key=plan.image.key,
-            name=loaded.manifest.name,
-            state="todo" if todo else "cached",
-            detail=f"{role}, {len(plan.work)} steps" if todo else role,
-        )
-        return BaseHandle(fact=fact, identity=nested.identity, image=image)
+        return nested
 
     @property
     def identity(self) -> str | None:
@@ -144,6 +166,11 @@ class Assembly:
                 self._only_apt(layer.entry.packages, layer.place)
                 steps[layer_id(index)] = tuple(layer.entry.packages.apt)
         return steps
+
+    @property
+    def layer_packages(self) -> list[str]:
+        """The ids of the steps that make `packages` layers."""
+        return [step for step in self._package_steps if not step.startswith("toolchain:")]
 
     @staticmethod
     def _only_apt(packages: Any, place: str) -> None:
@@ -195,7 +222,10 @@ class Assembly:
             return self.locking.peek("source", label, request)
 
         def resolve() -> Mapping[str, Any]:
-            with self.session.step(f"lock:{label}", "lock", label) as report:
+            with (
+                source_errors(scope, name),
+                self.session.step(f"lock:{label}", "lock", label) as report,
+            ):
                 answer = sources.lock_source(
                     source,
                     scope.directory,
@@ -214,13 +244,18 @@ class Assembly:
 
         Resolving packages needs the base that they are installed into, which is made for it where it has to be.
         """
-        for handle in (self.runtime, self.devel):
-            if handle is not None and handle.identity is None:
-                handle.image()
+        unknown = [handle for handle in self.handles if handle.identity is None or handle.fact.key is None]
+        for handle in unknown:
+            handle.image()
+        if unknown:  # what is known of them now was not when they were looked at first
+            for name in ("runtime", "devel", "images"):
+                self.__dict__.pop(name, None)
+            self.nested.clear()
         for scope, name in self.used_sources():
             self.source_answer(scope, name)
         for step in self._package_steps:
             self.packages(step, lock=True)
+        self.wheels.lock()
         self.locking.save(prune=not self.loaded.overrides)
 
     def used_sources(self) -> list[tuple[Scope, str]]:
@@ -236,120 +271,119 @@ class Assembly:
 
     # the plan
 
-    def plan(self) -> Plan:
-        """The plan as far as the lock and the store can tell it without asking anyone."""
-        digests, parts = self._source_facts()
+    def plan(self, *, exact: bool = True) -> Plan:
+        """The plan as far as the lock and the store can tell it without asking anyone.
+
+        Unless `exact`, no file is read to find the key of a layer that cannot be in the store.
+        """
+        return build_plan(self.loaded, self._facts(exact=exact))
+
+    def _facts(self, *, exact: bool) -> Facts:
         packages = {step: self.packages(step, lock=False) for step in self._package_steps}
-        facts = Facts(
+        return Facts(
             platform=str(self.platform),
             runtime=self.runtime.fact,
             devel=self.devel.fact if self.devel else None,
-            sources=digests,
-            parts=parts,
-            files=self._taken_files(),
+            sources=self._source_facts(),
+            files=layers.taken_files(self.loaded),
+            trees=copies.tree_facts(self, exact=exact),
             packages={
                 step: None if found is None else [package.sha256 for package in found]
                 for step, found in packages.items()
             },
             compressor=compressor_id(self.compression),
+            images={index: handle.fact for index, handle in self.images.items()},
+            wheels=self.wheels.facts(),
             settings={
                 "image": settings_facts(self.loaded.manifest.image),
-                "names": [layer_name(layer.entry) for layer in self.loaded.layers],
                 "name": self.loaded.manifest.name,
             },
             known=lambda key: records.known(self.session.store, key),
         )
-        return build_plan(self.loaded, facts)
 
-    def _source_facts(self) -> tuple[dict[tuple[str, str], str | None], dict[tuple[str, str, str], str]]:
-        """Digests of the sources, and of those parts of path sources that are copied."""
+    def _source_facts(self) -> dict[tuple[str, str], str | None]:
+        """Digests of the sources; of a directory of this host when it is compiled only."""
         from assembler.build import sources
 
+        compiled = {(scope.name, step.source) for scope, _, step in used_compile_steps(self.loaded)}
         digests: dict[tuple[str, str], str | None] = {}
-        parts: dict[tuple[str, str, str], str] = {}
         for scope, name in self.used_sources():
             if scope.sources[name].path:
-                state = self.tree(scope, name)
-                digests[scope.name, name] = state.digest
-                parts |= {(scope.name, name, part): digest for part, digest in state.parts.items()}
+                if (scope.name, name) in compiled:
+                    digests[scope.name, name] = self.tree(scope, name).digest
                 continue
             answer = self.source_answer(scope, name, lock=False)
             digests[scope.name, name] = (
                 None if answer is None else sources.source_digest(scope.sources[name], answer, scope.directory)
             )
-        return digests, parts
+        return digests
 
     def tree(self, scope: Scope, name: str) -> TreeState:
-        """A path source as it was when this assembly first looked at it. One look: what is packed is checked
-        against it afterwards, so that a key never speaks of another content.
-        """
+        """The content of a path source that is compiled, as it was when this assembly first looked at it."""
         if (scope.name, name) not in self.trees:
             from assembler.build.checkout import tree_path
             from assembler.tree.directory import tree_state
 
             source = scope.sources[name]
-            copies = (layer.entry.copy_ for layer in self.loaded.layers if layer.scope is scope)
-            wanted = {copy.path for copy in copies if copy and copy.source == name and copy.path}
-            self.trees[scope.name, name] = tree_state(
-                tree_path(source, scope.directory),
-                ignore=source.ignore,
-                cache=self.session.stat_cache,
-                parts=sorted(wanted),
-            )
+            with source_errors(scope, name):
+                root = tree_path(source, scope.directory)
+                state = tree_state(root, ignore=source.ignore, cache=self.session.stat_cache)
+            self.trees[scope.name, name] = state
         return self.trees[scope.name, name]
-
-    def _taken_files(self) -> dict[tuple[str, str], str]:
-        """(scope name, path as written) → digest of the host files that `files` layers take in."""
-        found = {}
-        for layer in self.loaded.layers:
-            for item in layer.entry.files:
-                if item.from_file:
-                    path = layer.scope.directory / item.from_file
-                    try:
-                        found[layer.scope.name, item.from_file] = str(Digest.of(path.read_bytes()))
-                    except OSError as error:
-                        fact = f"`{item.from_file}` cannot be read: {error.strerror}"
-                        raise ManifestError(fact, place=layer.place) from error
-        return found
 
     # the work
 
     def build(self) -> BuiltImage:
         """Do what the plan says and return the image; nothing is done for what the store has."""
-        plan = self.plan()
-        if plan.image.key is None:
+        # The key of a layer that is new comes out of its packing; but a twin's key is asked for before that.
+        exact = self.loaded.manifest.compression == "both"
+        plan = self.plan(exact=exact)
+        if any(step.kind not in ("base", "pack", "image") for step in plan.work):
+            self.session.ready()
+        if not self._is_locked(exact=exact):
+            self.session.ready()
             self.lock()
-            plan = self.plan()
+            plan = self.plan(exact=exact)
+        found = stacking.finished(self, plan, plan.image.key) if plan.image.key else None
+        if found is not None:
+            return found
+        with self.wheels.fetching(plan):
+            for step in plan.work:
+                if step.kind == "compile":
+                    compiling.compile_one(self, plan, step)
+                elif step.layer is not None and step.id not in self.layers:
+                    self.layers[step.id] = packing.make_layer(self, plan, step)
+                    if step.key is None:
+                        plan = self.plan(exact=False)
         key = plan.image.key
         if key is None:
             missing = ", ".join(step.id for step in plan.steps if step.key is None)
             raise LockError(f"these steps have no key after locking: {missing}", place=str(self.loaded.path))
-        found = stacking.finished(self, key)
-        if found is not None:
-            return found
-        for step in plan.work:
-            if step.kind == "compile":
-                compiling.compile_one(self, plan, step)
-            elif step.layer is not None:
-                self.layers[step.layer] = packing.make_layer(self, plan, step.layer)
         return stacking.stack(self, plan, key)
 
-    def layer(self, plan: Plan, index: int) -> BlobLayer:
-        """A layer that is in the store, or is made now."""
-        if index not in self.layers:
-            step = plan.step(layer_id(index))
-            name = layer_name(self.loaded.layers[index].entry)
-            found = records.layer_from_record(self.session.store, str(step.key), name)
+    def _is_locked(self, *, exact: bool) -> bool:
+        """Does the lock know all that keys stand on? Layers whose key comes out of the packing do not count."""
+        facts = self._facts(exact=exact)
+        stand_ins = {index: diff_id or "new" for index, diff_id in facts.trees.items()}
+        return build_plan(self.loaded, replace(facts, trees=stand_ins)).image.key is not None
+
+    def blobs(self, plan: Plan, layers: Iterable[int] | None = None) -> list[BlobLayer]:
+        """The blobs of these layers, of all when None; those that are not in the store are made now."""
+        steps = plan.layer_steps()
+        wanted = None if layers is None else set(layers)
+        return [self._blob(plan, step) for step in steps if wanted is None or step.layer in wanted]
+
+    def _blob(self, plan: Plan, step: Step) -> BlobLayer:
+        if step.id not in self.layers:
+            found = records.layer_from_record(self.session.store, str(step.key), step.name)
             if found is not None:
                 self.cached(step.id, "pack", step.name, str(step.key))
-            self.layers[index] = found or packing.make_layer(self, plan, index)
-        return self.layers[index]
+            self.layers[step.id] = found or packing.make_layer(self, plan, step)
+        return self.layers[step.id]
 
-    def stack(self, plan: Plan, layers: int | None = None) -> Image:
-        """The base with the lowest `layers` layers on it; all of them when None."""
-        count = len(self.loaded.layers) if layers is None else layers
-        blobs = [self.layer(plan, index) for index in range(count)]
-        return append(self.runtime.image(), blobs, epoch=self.loaded.manifest.epoch)
+    def stack(self, plan: Plan) -> Image:
+        """The base with the layers on it."""
+        return append(self.runtime.image(), self.blobs(plan), epoch=self.loaded.manifest.epoch)
 
     def cached(self, identifier: str, verb: str, name: str, key: str) -> None:
         """Report a step whose result is there."""

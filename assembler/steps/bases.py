@@ -11,22 +11,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assembler.errors import LockError, ManifestError
+from assembler.errors import LockError, ManifestError, placed
 from assembler.events import StepOutput
-from assembler.manifest.models import Bootstrap
+from assembler.manifest.models import Base, Bootstrap
+from assembler.manifest.search import display
 from assembler.oci.digest import Digest
 from assembler.oci.image import BaseLayer, BlobLayer, Image, ImageConfig, ImageManifest, append
 from assembler.oci.platform import Platform
 from assembler.oci.reference import Reference
-from assembler.pack.compress import Compression
-from assembler.pack.tarball import compressor_id, pack
+from assembler.pack.compress import Compression, compressor_id, other_than
 from assembler.plan.graph import BaseFact, StepState
 from assembler.plan.key import key_of
 from assembler.steps.locking import Locking
-from assembler.steps.records import layer_from_record, layer_record
+from assembler.steps.records import layer_from_record
+from assembler.steps.wish import Wish
 
 if TYPE_CHECKING:
     from assembler.build.debs import Package
+    from assembler.steps.assembly import Assembly
     from assembler.steps.session import Session
 
 
@@ -35,20 +37,101 @@ class BaseHandle:
     """A base that is known but not necessarily here.
 
     `identity` says what the base is made of without our format version, for the lock; `image` reads or makes
-    it; `reference` is set for a registry base.
+    it; `depth` counts its layers; `packages` are the distribution packages in it, None where nobody knows them;
+    `reference` is set for a registry base, `files` are those on disk that say which image it is.
     """
 
     fact: BaseFact
     identity: str | None
     image: Callable[[], Image]
+    depth: Callable[[], int]
+    packages: Callable[[], tuple[Package, ...] | None] = lambda: None
     reference: Reference | None = None
+    files: tuple[Path, ...] = ()
+
+
+def base_handle(assembly: Assembly, role: str, base: Base, directory: Path | None = None) -> BaseHandle:
+    """The base that a manifest names as its `devel` or `runtime`, or an image that is copied out of.
+
+    Relative paths start from `directory`, or from that of the manifest.
+    """
+    session, directory, platform = assembly.session, directory or assembly.loaded.path.parent, assembly.platform
+    # The layers of a runtime base are compressed like those that come on it, so that whoever reads those can read
+    # all. A devel base stays as it is: nothing is to be compiled again for the sake of a compression.
+    compression, also = (assembly.compression, assembly.also) if role == "runtime" else (None, None)
+    with placed(f"{display(assembly.loaded.path)}: {role}"):
+        if base.reference:
+            return registry_base(session, assembly.locking, role, base.reference, platform)
+        if base.oci:
+            path, _, name = base.oci.partition(":")
+            return layout_base(session, role, directory / path, name or None, platform)
+        if base.bootstrap:
+            return bootstrap_base(
+                session, assembly.locking, role, base.bootstrap, platform, compression or "zstd", also
+            )
+        if base.manifest:
+            nested = assembly.base_of(directory / base.manifest, base.with_, compression, also)
+            return manifest_base(role, nested)
+    return scratch_base(platform)
+
+
+def manifest_base(role: str, nested: Assembly) -> BaseHandle:
+    """A base that is another manifest of ours; assembled when its image is asked for."""
+    plan = nested.plan()
+    todo = plan.image.state != "cached"
+    fact = BaseFact(
+        key=plan.image.key,
+        name=nested.loaded.manifest.name,
+        state="todo" if todo else "cached",
+        detail=f"{role}, {len(plan.work)} steps" if todo else role,
+    )
+    return BaseHandle(
+        fact=fact,
+        identity=nested.identity,
+        image=lambda: as_base(nested.build().image),
+        depth=lambda: nested.runtime.depth() + len(nested.plan().layer_steps()),
+        packages=lambda: installed(nested),
+    )
+
+
+def known_packages(assembly: Assembly) -> tuple[Package, ...] | None:
+    """The distribution packages of an image as far as the lock can know them; None while some are not locked."""
+    try:
+        found = list(assembly.runtime.packages() or ())
+    except LockError:
+        return None
+    for step in assembly.layer_packages:
+        packages = assembly.packages(step, lock=False)
+        if packages is None:
+            return None
+        found += packages
+    return tuple(found)
+
+
+def installed(assembly: Assembly) -> tuple[Package, ...] | None:
+    """All distribution packages of an image; None where the lock can never know them, as of a registry base.
+
+    LockError while some are not locked.
+    """
+    if assembly.runtime.packages() is None:
+        return None
+    found = known_packages(assembly)
+    if found is None:
+        raise LockError("the packages of the base are not locked", place=str(assembly.loaded.path))
+    return found
 
 
 def scratch_base(platform: Platform) -> BaseHandle:
     """The empty base."""
     image = Image.scratch(platform)
     key = key_of("scratch", {"platform": str(platform)})
-    return BaseHandle(fact=BaseFact(key=key, name="scratch"), identity="scratch", image=lambda: image)
+    return BaseHandle(
+        fact=BaseFact(key=key, name="scratch"),
+        identity="scratch",
+        image=lambda: image,
+        depth=lambda: 0,
+        packages=lambda: (),
+    )
 
 
 def registry_base(session: Session, locking: Locking, role: str, text: str, platform: Platform) -> BaseHandle:
@@ -65,7 +148,11 @@ def registry_base(session: Session, locking: Locking, role: str, text: str, plat
         found = resolve_base(session.client, reference, platform)
         session.store.put(found.manifest_bytes)
         session.store.put(found.config_bytes)
-        return {"manifest": str(Digest.of(found.manifest_bytes)), "config": str(found.manifest.config.digest)}
+        return {
+            "manifest": str(Digest.of(found.manifest_bytes)),
+            "config": str(found.manifest.config.digest),
+            "layers": len(found.manifest.layers),
+        }
 
     answer = locking.answer("base", role, request, resolve)
     digest = Digest.parse(answer["manifest"])
@@ -89,7 +176,13 @@ def registry_base(session: Session, locking: Locking, role: str, text: str, plat
         return Image.from_base(manifest, config, pinned)
 
     fact = BaseFact(key=digest.hex, name=str(reference), detail=f"{role}, by reference")
-    return BaseHandle(fact=fact, identity=digest.hex, image=image, reference=pinned)
+    return BaseHandle(
+        fact=fact,
+        identity=digest.hex,
+        image=image,
+        depth=lambda: int(answer["layers"]) if "layers" in answer else len(image().layers),
+        reference=pinned,
+    )
 
 
 def layout_base(session: Session, role: str, directory: Path, name: str | None, platform: Platform) -> BaseHandle:
@@ -109,7 +202,13 @@ def layout_base(session: Session, role: str, directory: Path, name: str | None, 
         return Image.from_base(found.manifest, found.config, None)
 
     fact = BaseFact(key=digest.hex, name=f"oci:{directory.name}", detail=role)
-    return BaseHandle(fact=fact, identity=digest.hex, image=image)
+    return BaseHandle(
+        fact=fact,
+        identity=digest.hex,
+        image=image,
+        depth=lambda: len(found.manifest.layers),
+        files=(directory / "index.json",),
+    )
 
 
 def _adopt(session: Session, path: Path, digest: Digest, size: int) -> None:
@@ -125,10 +224,11 @@ def bootstrap_base(
     bootstrap: Bootstrap,
     platform: Platform,
     compression: Compression = "zstd",
+    also: Compression | None = None,
 ) -> BaseHandle:
     """A root file system made from distribution packages; no registry is needed.
 
-    Its one layer is compressed like the layers that come on it, so that whoever reads those can read all.
+    Its one layer is packed in `compression`, and where it is made now, at the same time in `also`.
     """
     from assembler.build import bootstrap as bootstrapping
     from assembler.build.debs import Package
@@ -145,10 +245,24 @@ def bootstrap_base(
     answer = locking.answer("packages", role, request, resolve)
     packages = tuple(Package.from_json(value) for value in answer["packages"])
     identity = key_of("bootstrap-identity", {"packages": sorted(package.sha256 for package in packages)})
-    key = key_of("bootstrap", {"packages": identity, "request": request, "compressor": compressor_id(compression)})
+
+    def key_in(compression: Compression) -> str:
+        compressor = compressor_id(compression)
+        return key_of("bootstrap", {"packages": identity, "request": request, "compressor": compressor})
+
+    key = key_in(compression)
+    wish = Wish(
+        session=session,
+        key=key,
+        compression=compression,
+        other_key=key_in(other_than(compression)),
+        both=also is not None,
+        step=f"base:{key[:12]}",
+        created_by=f"bootstrap {name}",
+    )
 
     def image() -> Image:
-        return _bootstrap_image(session, bootstrap, packages, name, key, platform, compression)
+        return _bootstrap_image(wish, bootstrap, packages, name, platform)
 
     state: StepState = "cached" if layer_from_record(session.store, key) else "todo"
     fact = BaseFact(
@@ -158,39 +272,35 @@ def bootstrap_base(
         detail=f"{role}, {len(packages)} packages",
         bytes_download=sum(p.size for p in packages if not session.store.has(Digest.from_hex(p.sha256))),
     )
-    return BaseHandle(fact=fact, identity=identity, image=image)
+    return BaseHandle(fact=fact, identity=identity, image=image, depth=lambda: 1, packages=lambda: packages)
 
 
 def _bootstrap_image(
-    session: Session,
-    bootstrap: Bootstrap,
-    packages: tuple[Package, ...],
-    name: str,
-    key: str,
-    platform: Platform,
-    compression: Compression,
+    wish: Wish, bootstrap: Bootstrap, packages: tuple[Package, ...], name: str, platform: Platform
 ) -> Image:
     from assembler.build import bootstrap as bootstrapping
     from assembler.build.debs import fetch
 
-    created_by = f"bootstrap {name}"
-    layer = layer_from_record(session.store, key, created_by)
+    session = wish.session
+    layer = layer_from_record(session.store, wish.key, wish.created_by)
     if layer is None:
-        identifier = f"base:{key[:12]}"
-        with session.step(identifier, "bootstrap", name, key) as report:
-            paths = fetch(packages, session.store, session.emit, offline=session.options.offline, step=identifier)
-            with bootstrapping.assembled(
-                bootstrap,
-                packages,
-                paths,
-                session.run.scratch("bootstrap"),
-                platform=platform,
-                log=session.run.log(f"bootstrap-{bootstrap.suite}", key),
-                on_line=lambda line: session.emit(StepOutput(step=identifier, line=line)),
-            ) as entries:
-                packed = pack(entries, session.store, compression=compression, created_by=created_by)
+        with session.step(wish.step, "bootstrap", name, wish.key) as report:
+            packed = wish.from_twin()
+            if packed is None:
+                offline = session.options.offline
+                paths = fetch(packages, session.store, session.emit, offline=offline, step=wish.step)
+                with bootstrapping.assembled(
+                    bootstrap,
+                    packages,
+                    paths,
+                    session.run.scratch("bootstrap"),
+                    platform=platform,
+                    log=session.run.log(f"bootstrap-{bootstrap.suite}", wish.key),
+                    on_line=lambda line: session.emit(StepOutput(step=wish.step, line=line)),
+                ) as entries:
+                    packed, made = wish.pack(entries)
+                wish.remember(made)
             layer = packed.layer
-            session.store.put_record(key, layer_record(packed))
             report.detail = f"{len(packages)} packages"
     return stack_on_scratch(layer, platform)
 

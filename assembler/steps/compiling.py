@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from assembler.errors import LockError
+from assembler.errors import LockError, placed
 from assembler.events import StepOutput
 from assembler.plan.graph import Plan, Step, toolchain_id, used_compile_steps
 from assembler.steps.materialise import base_image, image_for
+from assembler.steps.places import source_errors
 
 if TYPE_CHECKING:
     from assembler.build.container import Container
@@ -25,10 +26,23 @@ def resolve_packages(assembly: Assembly, step: str, names: Sequence[str]) -> Map
 
     session = assembly.session
     title = " ".join(names[:4]) + (" …" if len(names) > 4 else "")
-    with session.step(f"lock:{step}", "lock", title) as report, base_container(assembly, step) as container:
+    with (
+        placed(_place(assembly, step)),
+        session.step(f"lock:{step}", "lock", title) as report,
+        base_container(assembly, step) as container,
+    ):
         packages = apt.resolve(container, names)
         report.outcome, report.detail = "ok", f"{len(packages)} packages"
     return {"packages": [package.to_json() for package in packages]}
+
+
+def _place(assembly: Assembly, step: str) -> str:
+    """Where packages are asked for: a layer's position, or the file of the compile step."""
+    kind, _, name = step.partition(":")
+    if kind == "layer":
+        return assembly.loaded.layers[int(name)].place
+    found = next(one for one in used_compile_steps(assembly.loaded) if toolchain_id(*one[:2]) == step)
+    return f"{found[0].digest_place}: compile.{found[1]}.packages"
 
 
 @contextmanager
@@ -56,8 +70,7 @@ def stack_image(assembly: Assembly, plan: Plan, index: int, *, packages_only: bo
         return base_image(assembly.session, assembly.runtime)
     from assembler.oci.image import append
 
-    blobs = [assembly.layer(plan, number) for number in below]
-    return image_for(assembly.session, append(assembly.runtime.image(), blobs))
+    return image_for(assembly.session, append(assembly.runtime.image(), assembly.blobs(plan, below)))
 
 
 def compile_one(assembly: Assembly, plan: Plan, step: Step) -> None:
@@ -70,15 +83,16 @@ def compile_one(assembly: Assembly, plan: Plan, step: Step) -> None:
         found for found in used_compile_steps(assembly.loaded) if step.id == f"compile:{_label(found)}"
     )
     answer = assembly.source_answer(scope, description.source) or {}
-    checkout = fetch_source(
-        scope.sources[description.source],
-        answer,
-        scope.directory,
-        store=session.store,
-        cache=session.options.cache,
-        emit=session.emit,
-        offline=session.options.offline,
-    )
+    with source_errors(scope, description.source):
+        checkout = fetch_source(
+            scope.sources[description.source],
+            answer,
+            scope.directory,
+            store=session.store,
+            cache=session.options.cache,
+            emit=session.emit,
+            offline=session.options.offline,
+        )
     image = toolchain(assembly, plan, scope_step=toolchain_id(scope, name), wanted=description.packages.apt)
     with session.step(step.id, "compile", step.name, step.key) as report:
         bundle = compile_step(
@@ -93,6 +107,7 @@ def compile_one(assembly: Assembly, plan: Plan, step: Step) -> None:
             accelerator=assembly.loaded.manifest.accelerator,
             jobs=session.options.jobs,
             keep=session.options.keep,
+            offline=session.options.offline,
             emit=session.emit,
             step=step.id,
         )

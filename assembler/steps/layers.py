@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from assembler.errors import ManifestError
+from assembler.errors import ManifestError, UntrustedInputError, refused
+from assembler.manifest.library import LoadedManifest
 from assembler.manifest.models import Copy, FileEntry
+from assembler.oci.digest import Digest
 from assembler.tree.builder import TreeBuilder
 from assembler.tree.entry import Entry
 from assembler.tree.selection import chosen_names
@@ -17,9 +19,27 @@ from assembler.tree.selection import chosen_names
 def file_entries(items: Sequence[FileEntry], directory: Path, name: str) -> tuple[Entry, ...]:
     """The tree of a `files` layer; `directory` is where the files that it takes in are looked for."""
     tree = TreeBuilder(name)
-    for item in items:
-        tree.add(_file_entry(item, directory), f"files {item.path}")
-    return tree.entries()
+    try:
+        for item in items:
+            tree.add(_file_entry(item, directory), f"files {item.path}")
+        return tree.entries()
+    except UntrustedInputError as error:  # nobody is hostile here: it is the manifest that contradicts itself
+        raise ManifestError(error.fact, place=name) from error
+
+
+def taken_files(loaded: LoadedManifest) -> dict[tuple[str, str], str]:
+    """(scope name, path as written) → digest of the host files that `files` layers take in."""
+    found = {}
+    for layer in loaded.layers:
+        for item in layer.entry.files:
+            if item.from_file:
+                path = layer.scope.directory / item.from_file
+                try:
+                    found[layer.scope.name, item.from_file] = str(Digest.of(path.read_bytes()))
+                except OSError as error:
+                    fact = f"`{item.from_file}` cannot be read: {refused(error)}"
+                    raise ManifestError(fact, place=layer.place) from error
+    return found
 
 
 def _file_entry(item: FileEntry, directory: Path) -> Entry:
@@ -45,17 +65,28 @@ def _or(mode: int | None, default: int) -> int:
 
 
 def copied(entries: Sequence[Entry], copy: Copy, place: str) -> tuple[Entry, ...]:
-    """Put a tree (an artifact, a source) where a `copy` wants it.
+    """Put what a `copy` chooses of a tree (an artifact, a source) where it wants it; see `placed`."""
+    wanted = (copy.path or "").strip("/")
+    is_directory = any(
+        entry.path.startswith(f"{wanted}/") or (entry.path == wanted and entry.kind == "directory")
+        for entry in entries
+    )
+    return placed(select(entries, copy.path, place), copy, place, is_directory=is_directory)
 
-    `to` with a trailing slash, or a tree of more than one file, means "into this directory"; otherwise a single
+
+def placed(chosen: Sequence[Entry], copy: Copy, place: str, *, is_directory: bool) -> tuple[Entry, ...]:
+    """Put these entries where a `copy` wants them. `is_directory` says that they are the content of a directory.
+
+    `to` with a trailing slash, a directory, or more than one file, means "into this directory"; otherwise a single
     file gets this very name. A directory's content is copied, not the directory, as in a Dockerfile.
     """
     target = copy.to.strip("/")
-    chosen = select(entries, copy.path, place)
-    single = len(chosen) == 1 and chosen[0].kind in ("file", "symlink") and not copy.to.endswith("/")
+    is_file = len(chosen) == 1 and chosen[0].kind in ("file", "symlink") and not is_directory
     tree = TreeBuilder(place)
     for entry in chosen:
-        path = target if single else posixpath.join(target, entry.path) if target else entry.path
+        path = posixpath.join(target, entry.path) if target else entry.path
+        if is_file and not copy.to.endswith("/"):
+            path = target
         link = posixpath.join(target, entry.link) if entry.kind == "hardlink" and target else entry.link
         mode = entry.mode
         if copy.mode is not None and entry.kind == "file":

@@ -10,12 +10,16 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from assembler.errors import LockError
+from assembler.errors import LockError, RequestError
 from assembler.manifest.library import LoadedManifest
-from assembler.manifest.lock import Kind, Lock, LockEntry, lock_path, read_lock, write_lock
+from assembler.manifest.lock import KINDS, Kind, Lock, LockEntry, lock_path, read_lock, write_lock
+from assembler.manifest.problems import alternatives
 from assembler.steps.session import Options
+
+if TYPE_CHECKING:
+    from assembler.steps.session import Session
 
 _HINT_LOCKED = "run `assemble lock` and commit the lock, or leave `--locked` out"
 
@@ -28,13 +32,28 @@ class Locking:
         self._beside = lock_path(loaded.path)
         self._name = loaded.manifest.name
         self._private = options.cache / "locks" / (_fingerprint(loaded) + ".lock.yaml")
+        self._changed = False
         beside_writable = os.access(self._beside.parent, os.W_OK) and not loaded.overrides
         self._target = self._beside if beside_writable else self._private
-        self._lock = read_lock(self._beside) if self._beside.exists() else Lock()
-        self._extra = read_lock(self._private) if self._private.exists() else Lock()
+        self._lock = self._read(self._beside)
+        self._extra = self._read(self._private)
         self._used: list[LockEntry] = []
         self._complete = True
-        self._changed = False
+
+    def _read(self, path: Path) -> Lock:
+        """The lock in a file; one that is damaged is none where everything is to be resolved again anyway."""
+        try:
+            return read_lock(path)
+        except LockError:
+            if "*" not in self._options.update:
+                raise
+            self._changed = True
+            return Lock()
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all entries, those included that nothing asks for."""
+        return frozenset(entry.name for entry in (*self._lock.entries, *self._extra.entries, *self._used))
 
     @property
     def path(self) -> Path:
@@ -46,9 +65,14 @@ class Locking:
         """The lock files that were read."""
         return tuple(path for path in (self._beside, self._private) if path.exists())
 
-    def peek(self, kind: Kind, name: str, request: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """The locked answer, or None when there is none for this request or it is to be renewed."""
-        if self._options.update & {"*", name, kind} and not self._fresh(kind, name):
+    def peek(
+        self, kind: Kind, name: str, request: Mapping[str, Any], *, renewed: bool = False
+    ) -> Mapping[str, Any] | None:
+        """The locked answer, or None when there is none for this request or it is to be renewed.
+
+        `renewed` says that something in it is to be, by a name that only the caller knows.
+        """
+        if (renewed or self._options.update & {"*", name, kind}) and not self._fresh(kind, name):
             return None
         for lock in (self._lock, self._extra):
             found = lock.answer(kind, name, request)
@@ -58,11 +82,23 @@ class Locking:
         self._complete = False
         return None
 
+    def old(self, kind: Kind, name: str) -> Mapping[str, Any] | None:
+        """The answer to whatever was asked for last, for who changes no more than must change."""
+        found = self._extra.entry(kind, name) if self._target != self._beside else None
+        found = found or self._lock.entry(kind, name)
+        return found.answer if found else None
+
     def answer(
-        self, kind: Kind, name: str, request: Mapping[str, Any], resolve: Callable[[], Mapping[str, Any]]
+        self,
+        kind: Kind,
+        name: str,
+        request: Mapping[str, Any],
+        resolve: Callable[[], Mapping[str, Any]],
+        *,
+        renewed: bool = False,
     ) -> Mapping[str, Any]:
         """The locked answer, or what `resolve` finds now; LockError where asking is forbidden."""
-        found = self.peek(kind, name, request)
+        found = self.peek(kind, name, request, renewed=renewed)
         if found is not None:
             return found
         place = str(self._beside)
@@ -103,6 +139,22 @@ class Locking:
 
     def _note(self, entry: LockEntry) -> None:
         self._used.append(entry)
+
+
+def locking_of(session: Session, loaded: LoadedManifest) -> Locking:
+    """The lock of a manifest, one in a run: what one platform or compression has resolved, the others know."""
+    key = (loaded.path.absolute(), loaded.overrides)
+    if key not in session.lockings:
+        session.lockings[key] = Locking(loaded, session.options)
+    return session.lockings[key]
+
+
+def check_updates(session: Session) -> None:
+    """RequestError when `--update` names what no lock of this run has."""
+    names = {name for locking in session.lockings.values() for name in locking.names}
+    for name in sorted(session.options.update - names - {"*", *KINDS}):
+        hint = alternatives(name, sorted(names), title="entries", none="nothing here is locked")
+        raise RequestError(f"the lock has no entry `{name}`", place="--update", hint=hint)
 
 
 def _fingerprint(loaded: LoadedManifest) -> str:

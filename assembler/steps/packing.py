@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from assembler.errors import ManifestError, StepError
-from assembler.events import StepProgress
+from assembler.errors import ManifestError, placed
 from assembler.manifest.library import BoundLayer
 from assembler.manifest.models import Copy
+from assembler.oci.descriptor import COMPRESSOR
 from assembler.oci.digest import Digest
 from assembler.oci.image import BlobLayer
-from assembler.pack.tarball import PackedLayer, pack
-from assembler.plan.graph import Plan, compile_id, layer_id, layer_name
-from assembler.steps import layers, records
+from assembler.pack.tarball import PackedLayer
+from assembler.plan.graph import Plan, Step, compile_id, copied_key
+from assembler.steps import copying, layers
+from assembler.steps.copies import CopiedLayer, copied_layer
+from assembler.steps.places import source_errors
+from assembler.steps.wish import Wish
 from assembler.tree.entry import Entry
 from assembler.units import size_text
 
@@ -20,60 +23,75 @@ if TYPE_CHECKING:
     from assembler.steps.assembly import Assembly
 
 
-def make_layer(assembly: Assembly, plan: Plan, index: int) -> BlobLayer:
-    """Make layer number `index` and remember it under its key."""
+def make_layer(assembly: Assembly, plan: Plan, step: Step) -> BlobLayer:
+    """Make the layer of this step and remember it under its key."""
+    index = step.layer
+    if index is None:
+        raise ValueError(f"`{step.id}` makes no layer")
     layer = assembly.loaded.layers[index]
-    step = plan.step(layer_id(index))
     verb = step.kind if step.kind in ("packages", "run") else "pack"
-    with assembly.session.step(step.id, verb, step.name, step.key) as report:
-        if layer.entry.packages or layer.entry.run:
+    wish = _wish(assembly, step, layer)
+    copied = copied_layer(assembly, index)
+    with assembly.session.step(step.id, verb, step.name, step.key) as report, placed(layer.place):
+        packed = wish.from_twin()
+        if packed is not None:
+            made = {wish.key: packed}
+        elif layer.entry.packages or layer.entry.run:
             from assembler.steps.running import changed_layer
 
-            packed = changed_layer(assembly, plan, index)
+            packed, made = changed_layer(assembly, plan, index, wish)
         else:
-            packed = pack_entries(assembly, entries_of(assembly, plan, layer), step.id, layer_name(layer.entry))
-            _check_unchanged(assembly, layer)
+            packed, made = wish.pack(copied.entries if copied else entries_of(assembly, plan, step))
+        if copied:
+            report.key, made = _settled(copied, packed, made)
+        wish.remember(made)
         sizes = size_text(packed.uncompressed_bytes), size_text(packed.layer.descriptor.size)
         report.detail = f"{packed.files} files, {sizes[0]} → {sizes[1]}"
-    assembly.session.store.put_record(str(step.key), records.layer_record(packed))
     return packed.layer
 
 
-def _check_unchanged(assembly: Assembly, layer: BoundLayer) -> None:
-    """A path source that was changed after its key was made must not be remembered under that key."""
-    copy = layer.entry.copy_
-    if copy is None or copy.source is None or not layer.scope.sources[copy.source].path:
-        return
-    from assembler.build.checkout import tree_path
-    from assembler.tree.fingerprint import changed_since
-
-    source = layer.scope.sources[copy.source]
-    state = assembly.tree(layer.scope, copy.source)
-    if changed_since(tree_path(source, layer.scope.directory), state.fingerprint, ignore=source.ignore):
-        raise StepError(
-            f"the source `{copy.source}` was changed while it was packed", place=layer.place, hint="run it again"
-        )
+def _settled(
+    copied: CopiedLayer, packed: PackedLayer, made: dict[str, PackedLayer]
+) -> tuple[str, dict[str, PackedLayer]]:
+    """The layer's key, which may come out of the packing only, and what is remembered then: all that was made,
+    under its key and under its shape.
+    """
+    diff_id = packed.layer.diff_id
+    copied.settle(diff_id)
+    by_compressor = {str(one.layer.descriptor.annotations[COMPRESSOR]): one for one in made.values()}
+    records = {copied_key(compressor, diff_id): one for compressor, one in by_compressor.items()}
+    records |= {copied.shape(compressor): one for compressor, one in by_compressor.items()}
+    return copied_key(packed.layer.descriptor.annotations[COMPRESSOR], diff_id), records
 
 
-def pack_entries(assembly: Assembly, entries: tuple[Entry, ...], step: str, created_by: str) -> PackedLayer:
-    """Pack entries as this image's compression and epoch want it, reporting progress."""
-    total = sum(entry.size for entry in entries)
-    emit = assembly.session.emit
-    return pack(
-        entries,
-        assembly.session.store,
+def _wish(assembly: Assembly, step: Step, layer: BoundLayer) -> Wish:
+    # A second plan costs time. What needs no container is packed as fast from its content as from its twin.
+    in_container = layer.entry.packages or layer.entry.run
+    wanted = in_container or assembly.also or assembly.loaded.manifest.compression == "both"
+    return Wish(
+        session=assembly.session,
+        key=step.key or "",  # a copied layer's may come out of the packing only, see `_settled`
         compression=assembly.compression,
+        other_key=assembly.sibling_plan.step(step.id).key if wanted else None,
+        both=assembly.also is not None,
+        step=step.id,
+        created_by=step.name,
         epoch=assembly.loaded.manifest.epoch,
-        created_by=created_by,
-        progress=lambda done: emit(StepProgress(step=step, done_bytes=done, total_bytes=total)),
+        sending=assembly.sending,
     )
 
 
-def entries_of(assembly: Assembly, plan: Plan, layer: BoundLayer) -> tuple[Entry, ...]:
+def entries_of(assembly: Assembly, plan: Plan, step: Step) -> tuple[Entry, ...]:
     """The entries of a layer that needs no container of its own."""
+    index = step.layer or 0
+    layer = assembly.loaded.layers[index]
     entry = layer.entry
+    if entry.wheels:
+        return assembly.wheels.entries(step)
     if entry.files:
         return layers.file_entries(entry.files, layer.scope.directory, layer.place)
+    if entry.copy_ is not None and entry.copy_.image is not None:
+        return copying.copied_out(assembly.session, assembly.images[index], layer, entry.copy_)
     if entry.copy_ is not None:
         return layers.copied(_copied_tree(assembly, plan, layer, entry.copy_), entry.copy_, layer.place)
     raise ManifestError("this kind of layer cannot be built yet", place=layer.place)
@@ -89,18 +107,16 @@ def _copied_tree(assembly: Assembly, plan: Plan, layer: BoundLayer, copy: Copy) 
         if record is None:
             raise ManifestError(f"compile step `{step_name}` left nothing", place=layer.place)
         return bundle_entries(session.store, Digest.parse(record["bundle"]), artifact)
-    if copy.source:
-        from assembler.build import sources
+    from assembler.build import sources
 
-        source = layer.scope.sources[copy.source]
-        answer = assembly.source_answer(layer.scope, copy.source) or {}
+    name = str(copy.source)
+    with source_errors(layer.scope, name):
         return sources.source_entries(
-            source,
-            answer,
+            layer.scope.sources[name],
+            assembly.source_answer(layer.scope, name) or {},
             layer.scope.directory,
             store=session.store,
             cache=session.options.cache,
             emit=session.emit,
             offline=session.options.offline,
         )
-    raise ManifestError("copying out of another image cannot be done yet", place=layer.place)

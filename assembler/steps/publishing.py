@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from assembler.errors import RequestError
+from assembler.errors import NodeError, RequestError, refused
 from assembler.oci import media_types
 from assembler.oci.descriptor import Descriptor
 from assembler.oci.digest import Digest, Readable
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
     from assembler.steps.stacking import BuiltImage
 
 OUTPUTS = ("oci", "oci-archive")
+_SKOPEO = "not there yet; `skopeo copy oci-archive:FILE {}` makes it of an archive"
+_LATER = {
+    "docker-archive": _SKOPEO.format("docker-archive:PATH"),
+    "containers-storage": _SKOPEO.format("containers-storage:NAME"),
+    "docker-daemon": _SKOPEO.format("docker-daemon:NAME:TAG"),
+    "sif": "not there yet; `apptainer build PATH oci-archive:FILE` makes it of an archive",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +58,8 @@ def parse_targets(push: Sequence[str], outputs: Sequence[str], manifests: int) -
         try:
             reference = Reference.parse(text)
         except ValueError as error:
-            raise RequestError(str(error), place="--push") from error
+            hint = "leave the scheme out" if "://" in text else "such as `registry.example.com/team/image:1`"
+            raise RequestError(str(error), place="--push", hint=hint) from error
         if reference.digest:
             raise RequestError("expected a tag to push to, got a digest", place=f"--push {text}")
         references.append(reference if reference.tag else reference.tagged("latest"))
@@ -59,25 +68,53 @@ def parse_targets(push: Sequence[str], outputs: Sequence[str], manifests: int) -
         kind, colon, path = text.partition(":")
         if not colon or kind not in OUTPUTS or not path:
             expected = " or ".join(f"`{name}:PATH`" for name in OUTPUTS)
-            raise RequestError(f"expected {expected}, got `{text}`", place="--output")
+            raise RequestError(f"expected {expected}, got `{text}`", place="--output", hint=_LATER.get(kind))
         parsed.append((kind, Path(path)))
     return Targets(push=tuple(references), outputs=tuple(parsed), texts=tuple(outputs))
 
 
 def check_targets(session: Session, targets: Targets) -> None:
-    """Try credentials and directories before the first compile."""
-    for _, path in targets.outputs:
-        if not path.absolute().parent.is_dir():
-            raise RequestError(f"the directory `{path.parent}` does not exist", place="--output")
-    for reference in targets.push:
-        session.client.check_push(reference)
+    """Look at directories, and begin to try credentials; see `Session.ready` for how that ended."""
+    for kind, path in targets.outputs:
+        _check_output(kind, path)
+    if targets.push:
+        session.start_sending(targets.push)
+
+
+def _check_output(kind: str, path: Path) -> None:
+    place, parent = f"--output {kind}:{path}", path.absolute().parent
+    if not parent.is_dir():
+        raise RequestError(f"the directory `{path.parent}` does not exist", place=place)
+    if kind == "oci" and path.exists():
+        if not path.is_dir():
+            raise RequestError("expected a directory, or nothing yet; there is a file", place=place)
+        if not (path / "oci-layout").is_file() and any(path.iterdir()):
+            fact = "expected an OCI layout, an empty directory, or nothing yet; there is another directory"
+            raise RequestError(fact, place=place, hint="name another one")
+        parent = path
+    if kind == "oci-archive" and path.is_dir():
+        raise RequestError("expected a file, or nothing yet; there is a directory", place=place)
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise NodeError(f"we may not write in `{parent}`", place=place)
 
 
 def publish(session: Session, targets: Targets, built: Sequence[BuiltImage]) -> Published:
-    """Push and write the images; several of them as one index."""
-    digest = built[0].descriptor.digest if len(built) == 1 else _index(session, built)
+    """Name the images in the store, push and write them; several of them as one index.
+
+    An index has all its gzip images before their zstd twins: readers take the first that fits the platform.
+    """
+    unique: dict[Digest, BuiltImage] = {}
+    for image in sorted(built, key=lambda image: image.is_twin):
+        unique.setdefault(image.descriptor.digest, image)  # without a layer of its own an image is its twin
+    built = list(unique.values())
+    top = _top(session, built)
+    digest = top.digest
+    current = session.store.find(built[0].name)
+    if current is None or current.digest != digest:
+        session.store.tag(built[0].name, top)
     pushed = pulled = 0
     if targets.push:
+        session.ready()
         with session.step("push", "push", " ".join(map(str, targets.push))) as report:
             result = _push(session, targets, built)
             digest = result.digest
@@ -94,18 +131,26 @@ def _push(session: Session, targets: Targets, built: Sequence[BuiltImage]) -> Pu
     from assembler.registry.push import push, push_index
 
     images = [image.image for image in built]
+    uplink = session.sending.uplink if session.sending else None
     if len(images) == 1:
-        return push(session.client, images[0], session.store, targets.push, emit=session.emit)
-    return push_index(session.client, images, session.store, targets.push, emit=session.emit)
+        return push(session.client, images[0], session.store, targets.push, emit=session.emit, uplink=uplink)
+    return push_index(
+        session.client,
+        images,
+        session.store,
+        targets.push,
+        emit=session.emit,
+        descriptors=[image.descriptor for image in built],
+        uplink=uplink,
+    )
 
 
-def _index(session: Session, built: Sequence[BuiltImage]) -> Digest:
-    """The image index of several platforms, in the store under the image's name."""
-    index = ImageIndex(manifests=tuple(image.descriptor for image in built))
-    data = index.to_bytes()
-    digest = session.store.put(data)
-    session.store.tag(built[0].name, Descriptor(media_type=media_types.INDEX, digest=digest, size=len(data)))
-    return digest
+def _top(session: Session, built: Sequence[BuiltImage]) -> Descriptor:
+    """What is published: the image, or an index of several, in the store."""
+    if len(built) == 1:
+        return replace(built[0].descriptor, annotations={})
+    data = ImageIndex(manifests=tuple(image.descriptor for image in built)).to_bytes()
+    return Descriptor(media_type=media_types.INDEX, digest=session.store.put(data), size=len(data))
 
 
 def _write(session: Session, kind: str, path: Path, digest: Digest, built: Sequence[BuiltImage]) -> None:
@@ -122,9 +167,10 @@ def _write(session: Session, kind: str, path: Path, digest: Digest, built: Seque
             raise RequestError(f"layer {descriptor.digest} is not in the store", place=str(path))
         return session.client.open_blob(origin, descriptor)
 
+    write = write_layout if kind == "oci" else write_archive
     with session.step(f"output:{path}", "write", f"{kind}:{path}") as report:
-        if kind == "oci":
-            write_layout(session.store, digest, path, name=built[0].name, fetch=fetch)
-        else:
-            write_archive(session.store, digest, path, name=built[0].name, fetch=fetch)
+        try:
+            write(session.store, digest, path, name=built[0].name, fetch=fetch)
+        except OSError as error:
+            raise NodeError(f"the image cannot be written: {refused(error)}", place=f"{kind}:{path}") from error
         report.outcome = "ok"

@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from assembler.pack.tarball import PackedLayer
-from assembler.plan.graph import Plan, layer_id, layer_name
-from assembler.steps import compiling, packing
+from assembler.plan.graph import Plan, layer_id
+from assembler.steps import compiling
+from assembler.steps.wish import Wish
 
 if TYPE_CHECKING:
     from assembler.steps.assembly import Assembly
 
 
-def changed_layer(assembly: Assembly, plan: Plan, index: int) -> PackedLayer:
-    """Run layer `index` in a container of what it stands on, and pack what it changed."""
+def changed_layer(
+    assembly: Assembly, plan: Plan, index: int, wish: Wish
+) -> tuple[PackedLayer, dict[str, PackedLayer]]:
+    """Run layer `index` in a container of what it stands on, and pack what it changed; see `Wish.pack`."""
     from assembler.build.difference import difference
 
     session = assembly.session
@@ -40,4 +43,4 @@ def changed_layer(assembly: Assembly, plan: Plan, index: int) -> PackedLayer:
             entries = difference(
                 lower, upper, container.upper_directory(upper), epoch=assembly.loaded.manifest.epoch
             )
-            return packing.pack_entries(assembly, entries, step, layer_name(layer.entry))
+            return wish.pack(entries)

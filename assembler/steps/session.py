@@ -7,13 +7,15 @@ a run that pushes nowhere imports no registry client.
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from assembler.errors import NodeError, refused
 from assembler.events import Emit, Note, Outcome, StepFinished, StepStarted
 from assembler.oci.cache import default_cache
 from assembler.oci.hold import hold
@@ -22,7 +24,11 @@ from assembler.oci.layout import Store
 if TYPE_CHECKING:
     from assembler.build.container import Buildah
     from assembler.build.runs import RunDirectory
+    from assembler.oci.reference import Reference
     from assembler.registry.client import Client
+    from assembler.steps.copies import Copies
+    from assembler.steps.locking import Locking
+    from assembler.steps.sending import Sending
     from assembler.tree.fingerprint import StatCache
 
 
@@ -49,12 +55,23 @@ class Session:
         self.options = options
         self.emit = emit
         self.store = Store(options.cache / "store")
+        self.lockings: dict[tuple[Path, bool], Locking] = {}
+        self.sending: Sending | None = None
+        """The push of this run, from the moment when its targets are known."""
+        self._client_lock = threading.Lock()
+        self._client: Client | None = None
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Session:
-        self.options.cache.mkdir(parents=True, exist_ok=True)
-        self.store.create()
-        self._stack.enter_context(hold(self.store, on_wait=self._waiting))
+        cache = self.options.cache
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            self.store.create()
+            self._stack.enter_context(hold(self.store, on_wait=self._waiting))
+        except OSError as error:
+            fact = f"the cache cannot be used: {refused(error)}"
+            hint = "`--cache DIR`, or ASSEMBLE_CACHE, names another directory"
+            raise NodeError(fact, place=str(cache), hint=hint) from error
         return self
 
     def _waiting(self) -> None:
@@ -78,16 +95,26 @@ class Session:
 
         return Buildah(probe_storage(self.options.cache), self.run, self.emit)
 
-    @cached_property
+    @property
     def client(self) -> Client:
-        """The door to registries."""
-        from dataclasses import replace
+        """The door to registries. Safe to use from several threads."""
+        with self._client_lock:
+            if self._client is None:
+                from assembler.registry.client import Client
 
-        from assembler.registry.client import Client
-        from assembler.registry.settings import read_settings
+                self._client = Client(insecure=self.options.insecure)
+            return self._client
 
-        settings = read_settings()
-        return Client(replace(settings, insecure=settings.insecure | set(self.options.insecure)))
+    def start_sending(self, targets: Sequence[Reference]) -> None:
+        """Try the credentials for these targets, in the background; layers go there while they are packed."""
+        from assembler.steps.sending import Sending
+
+        self.sending = self._stack.enter_context(Sending(targets, lambda: self.client))
+
+    def ready(self) -> None:
+        """Wait until it is known that we may push; raises what stands against it. At once without targets."""
+        if self.sending:
+            self.sending.ready()
 
     @cached_property
     def stat_cache(self) -> StatCache:
@@ -95,6 +122,13 @@ class Session:
         from assembler.tree.fingerprint import StatCache
 
         return StatCache(self.options.cache / "stat")
+
+    @cached_property
+    def copies(self) -> Copies:
+        """Directories of this host that layers are copied from."""
+        from assembler.steps.copies import Copies
+
+        return Copies(self.stat_cache)
 
     @contextlib.contextmanager
     def step(self, identifier: str, verb: str, name: str, key: str | None = None) -> Iterator[StepReport]:
@@ -111,14 +145,15 @@ class Session:
                 outcome=report.outcome,
                 seconds=time.monotonic() - started,
                 detail=report.detail,
-                key=key,
+                key=report.key or key,
             )
         )
 
 
 @dataclass(slots=True)
 class StepReport:
-    """Filled in by the block of `Session.step`."""
+    """Filled in by the block of `Session.step`; `key` where it was not known at the start."""
 
     outcome: Outcome = "built"
     detail: str = ""
+    key: str | None = None

@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from assembler.errors import VerifyError
+from assembler.events import Note
 from assembler.oci import media_types
-from assembler.oci.descriptor import BASE_DIGEST, BASE_NAME, Descriptor
+from assembler.oci.descriptor import BASE_DIGEST, BASE_NAME, ZSTD, Descriptor
 from assembler.oci.image import BlobLayer, Image, ImageConfig, ImageManifest
 from assembler.oci.platform import Platform
 from assembler.oci.verify import verify_image
-from assembler.plan.graph import Plan, layer_name
+from assembler.plan.graph import Plan
 from assembler.plan.settings import apply_settings
 
 if TYPE_CHECKING:
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltImage:
-    """An image of ours in the store. `built` is False when it was there already."""
+    """An image of ours in the store. `built` is False when it was there already.
+
+    `descriptor` is its entry in an index.
+    """
 
     name: str
     platform: Platform
@@ -28,8 +32,13 @@ class BuiltImage:
     image: Image
     built: bool
 
+    @property
+    def is_twin(self) -> bool:
+        """Is it the zstd twin of a gzip image, in an index that has both?"""
+        return ZSTD in self.descriptor.annotations
 
-def finished(assembly: Assembly, key: str) -> BuiltImage | None:
+
+def finished(assembly: Assembly, plan: Plan, key: str) -> BuiltImage | None:
     """The image of this key, when its documents and all its own blobs are in the store."""
     store, manifest = assembly.session.store, assembly.loaded.manifest
     record = store.record(key)
@@ -39,7 +48,8 @@ def finished(assembly: Assembly, key: str) -> BuiltImage | None:
     if not store.has(descriptor.digest):
         return None
     document = ImageManifest.from_bytes(store.read(descriptor.digest))
-    split = len(document.layers) - len(assembly.loaded.layers)
+    steps = plan.layer_steps()
+    split = len(document.layers) - len(steps)
     if not store.has(document.config.digest) or not all(
         store.has(layer.digest) for layer in document.layers[split:]
     ):
@@ -47,12 +57,12 @@ def finished(assembly: Assembly, key: str) -> BuiltImage | None:
     config = ImageConfig.from_bytes(store.read(document.config.digest))
     base = Image.from_base(document, config, assembly.runtime.reference)
     ours = tuple(
-        BlobLayer(descriptor=layer.descriptor, diff_id=layer.diff_id, created_by=layer_name(entry.entry))
-        for layer, entry in zip(base.layers[split:], assembly.loaded.layers, strict=True)
+        BlobLayer(descriptor=layer.descriptor, diff_id=layer.diff_id, created_by=step.name)
+        for layer, step in zip(base.layers[split:], steps, strict=True)
     )
     assembly.cached("image", "stack", manifest.name, key)
     image = replace(base, layers=base.layers[:split] + ours, annotations=document.annotations)
-    return _named(assembly, descriptor, image, built=False)
+    return _built(assembly, descriptor, image, built=False)
 
 
 def stack(assembly: Assembly, plan: Plan, key: str) -> BuiltImage:
@@ -67,8 +77,8 @@ def stack(assembly: Assembly, plan: Plan, key: str) -> BuiltImage:
         data = document.to_bytes()
         session.store.put(config_bytes)
         digest = session.store.put(data)
-        count = len(assembly.loaded.layers)
-        report.detail = f"{len(image.layers) - count} base + {count} layers"
+        count = len(plan.layer_steps())
+        report.detail = f"{len(image.layers) - count} base + {count} layers, {assembly.compression}"
     with session.step("verify", "verify", manifest.name) as report:
         own = [layer.descriptor.digest for layer in image.layers if session.store.has(layer.descriptor.digest)]
         problems = verify_image(session.store, digest, deep=False, hashed=own)
@@ -79,16 +89,26 @@ def stack(assembly: Assembly, plan: Plan, key: str) -> BuiltImage:
         media_type=media_types.MANIFEST, digest=digest, size=len(data), platform=assembly.platform
     )
     session.store.put_record(key, {"manifest": str(digest), "manifest_descriptor": descriptor.to_json()})
-    return _named(assembly, descriptor, image, built=True)
+    if not assembly.is_base:
+        _tell_unreadable(assembly, image)
+    return _built(assembly, descriptor, image, built=True)
 
 
-def _named(assembly: Assembly, descriptor: Descriptor, image: Image, *, built: bool) -> BuiltImage:
-    """The image under the manifest's name in the store's index."""
-    name, store = assembly.loaded.manifest.name, assembly.session.store
-    current = store.find(name)
-    if current is None or current.digest != descriptor.digest:
-        store.tag(name, descriptor)
+def _built(assembly: Assembly, descriptor: Descriptor, image: Image, *, built: bool) -> BuiltImage:
+    if assembly.loaded.manifest.compression == "both" and assembly.compression == "zstd":
+        descriptor = descriptor.annotated({ZSTD: "true"})
+    name = assembly.loaded.manifest.name
     return BuiltImage(name=name, platform=assembly.platform, descriptor=descriptor, image=image, built=built)
+
+
+def _tell_unreadable(assembly: Assembly, image: Image) -> None:
+    """Whoever asks for gzip has readers that cannot read zstd; layers of a base are what they are."""
+    if assembly.compression != "gzip":
+        return
+    found = sum(layer.descriptor.media_type == media_types.LAYER_ZSTD for layer in image.layers)
+    if found:
+        text = f"the base has zstd layers ({found}): tools that read gzip alone cannot read this image"
+        assembly.session.emit(Note(text=text))
 
 
 def _annotations(assembly: Assembly) -> dict[str, str]:

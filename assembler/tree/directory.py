@@ -11,19 +11,18 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from assembler.errors import RequestError
+from assembler.errors import RequestError, refused
 from assembler.oci.digest import Digest
 from assembler.tree.entry import Entry
-from assembler.tree.fingerprint import RACY_NANOSECONDS, Row, StatCache, Survey, digest_rows, shown, walk
-from assembler.tree.selection import chosen_names
+from assembler.tree.fingerprint import RACY_NANOSECONDS, Row, StatCache, Survey, digest_rows, identity, shown, walk
 
-__all__ = ["StatCache", "TreeState", "read_directory", "tree_digest", "tree_state"]
+__all__ = ["StatCache", "TreeState", "entries_of", "read_directory", "tree_digest", "tree_state"]
 
 _BATCH_BYTES: Final = 8 << 20
 _BATCH_FILES: Final = 256
@@ -35,7 +34,6 @@ _HEADER: Final = b"assemble tree 1\0"
 class TreeState:
     """What a tree contained, and the fingerprint that it had before it was read.
 
-    `parts` holds the digests of the parts that were asked for, by pattern; a part that is empty has one too.
     `settled` is False when something in the tree was changed in the two seconds before: then the fingerprint
     must not be kept to promise later that nothing changed.
     """
@@ -43,7 +41,6 @@ class TreeState:
     digest: Digest
     fingerprint: str
     settled: bool
-    parts: Mapping[str, Digest] = field(default_factory=dict)
 
 
 def read_directory(root: Path, *, ignore: Sequence[str] = ()) -> tuple[Entry, ...]:
@@ -54,6 +51,11 @@ def read_directory(root: Path, *, ignore: Sequence[str] = ()) -> tuple[Entry, ..
     """
     rows = walk(root, ignore)
     digest_rows(root, rows, 0)
+    return entries_of(root, rows)
+
+
+def entries_of(root: Path, rows: Sequence[Row]) -> tuple[Entry, ...]:
+    """The entries of what `assembler.tree.fingerprint.walk` gave, and `digest_rows` found to be plain."""
     base = Path(os.path.abspath(root))  # noqa: PTH100  (resolve() would follow the last link of the path)
     entries = []
     first: dict[tuple[int, int], str] = {}
@@ -82,12 +84,8 @@ def tree_state(
     ignore: Sequence[str] = (),
     cache: StatCache | None = None,
     threads: int | None = None,
-    parts: Sequence[str] = (),
 ) -> TreeState:
     """Digest a tree. With a cache, an unchanged tree costs one walk, a changed one the reading of what changed.
-
-    `parts` are patterns (`assembler.tree.selection`) whose parts of the tree get digests of their own: under the
-    names that they have in the part, so that a change elsewhere does not show.
 
     Raises RequestError as `read_directory` does, and when files keep changing while they are read.
     """
@@ -95,21 +93,21 @@ def tree_state(
         now = time.time_ns()
         rows = walk(root, ignore)
         seen = digest_rows(root, rows, now)
-        known = cache.known_digests(root, ignore, seen.fingerprint) if cache else {}
-        if "" in known and all(part in known for part in parts):
-            return _state(seen, known, parts)
+        known = cache.known_digest(root, ignore, seen.fingerprint) if cache else None
+        if known:
+            return _state(seen, known)
         old = cache.file_hashes(root, ignore) if cache else {}
         try:
             hashes = _hash_files(root, rows, old, threads or min(8, os.cpu_count() or 1))
-            known = {part: _digest(root, rows, hashes, part) for part in ("", *parts)}
+            digest = _digest(root, rows, hashes)
         except _ChangedError as error:
             changed = error.args[0]
             continue
         if cache:
             _remember(cache, root, ignore, [(row, hashes.get(row[0])) for row in rows], now)
             if seen.settled:
-                cache.remember(root, ignore, ".tree", {"fingerprint": seen.fingerprint, "digests": known})
-        return _state(seen, known, parts)
+                cache.remember(root, ignore, ".tree", {"fingerprint": seen.fingerprint, "digest": digest})
+        return _state(seen, digest)
     raise RequestError(
         f"`{shown(changed)}` changes while it is read",
         place=str(root),
@@ -117,13 +115,8 @@ def tree_state(
     )
 
 
-def _state(seen: Survey, digests: Mapping[str, str], parts: Sequence[str]) -> TreeState:
-    return TreeState(
-        digest=Digest.parse(digests[""]),
-        fingerprint=seen.fingerprint,
-        settled=seen.settled,
-        parts={part: Digest.parse(digests[part]) for part in parts},
-    )
+def _state(seen: Survey, digest: Digest) -> TreeState:
+    return TreeState(digest=digest, fingerprint=seen.fingerprint, settled=seen.settled)
 
 
 class _ChangedError(Exception):
@@ -147,16 +140,12 @@ def _target(root: Path, path: str) -> str:
         target = os.readlink(root / path)  # noqa: PTH115  (Path would drop a trailing slash)
         target.encode()
     except OSError as error:
-        raise RequestError(f"cannot read `{shown(path)}`: {error.strerror}", place=str(root)) from error
+        raise RequestError(f"cannot read `{shown(path)}`: {refused(error)}", place=str(root)) from error
     except UnicodeEncodeError:
         raise RequestError(
             f"expected the target of `{shown(path)}` in UTF-8, found `{shown(target)}`", place=str(root)
         ) from None
     return target
-
-
-def _identity(info: os.stat_result) -> tuple[int, int, int, int]:
-    return info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino
 
 
 def _hash_files(root: Path, rows: Sequence[Row], old: dict[str, list[object]], threads: int) -> dict[str, str]:
@@ -167,7 +156,7 @@ def _hash_files(root: Path, rows: Sequence[Row], old: dict[str, list[object]], t
         if info is None or not stat.S_ISREG(info.st_mode):
             continue
         known = old.get(path)
-        if known and tuple(known[:4]) == _identity(info) and _is_hash(known[4]):
+        if known and tuple(known[:4]) == identity(info) and _is_hash(known[4]):
             hashes[path] = str(known[4])
         else:
             wanted.append((path, info))
@@ -214,33 +203,29 @@ def _hash_batch(root: Path, batch: Sequence[tuple[str, os.stat_result]]) -> dict
         except FileNotFoundError:
             raise _ChangedError(path) from None
         except OSError as error:
-            raise RequestError(f"cannot read `{shown(path)}`: {error.strerror}", place=base) from error
+            raise RequestError(f"cannot read `{shown(path)}`: {refused(error)}", place=base) from error
         with os.fdopen(descriptor, "rb", buffering=0) as file:
-            if _identity(os.fstat(descriptor)) != _identity(info):
+            if identity(os.fstat(descriptor)) != identity(info):
                 raise _ChangedError(path)
             hashes[path] = hashlib.file_digest(file, "sha256").hexdigest()
-            if _identity(os.fstat(descriptor)) != _identity(info):
+            if identity(os.fstat(descriptor)) != identity(info):
                 raise _ChangedError(path)
     return hashes
 
 
-def _digest(root: Path, rows: Sequence[Row], hashes: dict[str, str], part: str) -> Digest:
+def _digest(root: Path, rows: Sequence[Row], hashes: dict[str, str]) -> Digest:
     """One hash over kind, path, mode and content of every entry, NUL between, since no path holds one."""
     parts: list[str] = []
     first: dict[tuple[int, int], str] = {}
-    names = chosen_names((path for path, _ in rows), part)
-    for old, info in rows:
-        path = names.get(old)
-        if path is None:
-            continue
+    for path, info in rows:
         if info is None:
             parts.append(f"directory\0{path}\0")
         elif stat.S_ISLNK(info.st_mode):
-            parts.append(f"symlink\0{path}\0{_target(root, old)}\0")
+            parts.append(f"symlink\0{path}\0{_target(root, path)}\0")
         elif target := _first_name(first, path, info):
             parts.append(f"hardlink\0{path}\0{target}\0")
         else:
-            parts.append(f"file\0{path}\0{_mode(info):o}\0{hashes[old]}\0")
+            parts.append(f"file\0{path}\0{_mode(info):o}\0{hashes[path]}\0")
     return Digest.of(_HEADER + "".join(parts).encode())
 
 
@@ -254,5 +239,5 @@ def _remember(
         if info is None or hexadecimal is None or info.st_ctime_ns >= horizon:
             continue
         if not horizon <= info.st_mtime_ns <= now:
-            files[path] = [*_identity(info), hexadecimal]
+            files[path] = [*identity(info), hexadecimal]
     cache.remember(root, ignore, ".files", {"files": files})

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import stat
 import time
 from collections.abc import Mapping, Sequence
@@ -21,9 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from assembler.errors import RequestError
+from assembler.errors import RequestError, refused
+from assembler.oci.digest import Digest
 from assembler.tree.ignore import Ignore
 
+_LAYERS: Final = 256
 RACY_NANOSECONDS: Final = 2_000_000_000
 _FORMAT: Final = "tree-1"
 _SPECIAL: Final = {
@@ -79,7 +80,7 @@ def walk(root: Path, ignore: Sequence[str] = ()) -> list[Row]:
                     else:
                         add((path, entry.stat(follow_symlinks=False)))
     except OSError as error:
-        raise RequestError(f"cannot read `{shown(path)}`: {error.strerror}", place=base) from error
+        raise RequestError(f"cannot read `{shown(path)}`: {refused(error)}", place=base) from error
     rows.sort(key=_path_of)
     return rows
 
@@ -159,12 +160,32 @@ def changed_since(root: Path, before: str, *, ignore: Sequence[str] = ()) -> boo
         return True
 
 
+def changed_row(root: Path, rows: Sequence[Row]) -> str | None:
+    """The first file of these rows that is not what `walk` saw, or None. Looks at no other file of the tree."""
+    base = os.fspath(root)
+    for path, info in rows:
+        if info is None:
+            continue
+        try:
+            now = os.lstat(f"{base}/{path}")
+        except OSError:
+            return path
+        if identity(now) != identity(info) or now.st_mode != info.st_mode:
+            return path
+    return None
+
+
+def identity(info: os.stat_result) -> tuple[int, int, int, int]:
+    """What a file cannot keep when it is changed."""
+    return info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino
+
+
 class StatCache:
     """Remembers what trees and files hashed to, by what `stat` said of them. Lives in one directory.
 
-    Two files a tree: NAME.tree says what the whole tree gave, NAME.files what each file gave. They are replaced
-    whole, so that several processes may use them; a damaged one counts as empty. Nothing in here is needed: it
-    only saves the reading of files.
+    Three files a tree: NAME.tree says what the whole tree gave, NAME.files what each file gave, NAME.layers which
+    layers were made of it. They are replaced whole, so that several processes may use them; a damaged one counts
+    as empty. Nothing in here is needed: it only saves the reading of files.
     """
 
     __slots__ = ("directory",)
@@ -177,13 +198,31 @@ class StatCache:
         name = "\0".join([_FORMAT, os.path.realpath(root), *ignore])
         return self.directory / (hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:32] + suffix)
 
-    def known_digests(self, root: Path, ignore: Sequence[str], fingerprint: str) -> dict[str, str]:
-        """Part → content digest of a tree with this fingerprint, as far as known; the part "" is the whole."""
+    def known_digest(self, root: Path, ignore: Sequence[str], fingerprint: str) -> Digest | None:
+        """The content digest of a tree with this fingerprint, when it is known."""
         record = _read_json(self.path(root, ignore, ".tree"))
-        digests = record.get("digests")
-        if record.get("fingerprint") != fingerprint or not isinstance(digests, dict):
-            return {}
-        return {part: digest for part, digest in digests.items() if _is_digest(digest)}
+        return _digest_in(record.get("digest")) if record.get("fingerprint") == fingerprint else None
+
+    def known_layer(self, root: Path, ignore: Sequence[str], layer: str, fingerprint: str) -> Digest | None:
+        """The diff ID of the layer that is called `layer`, when the files in it had this fingerprint."""
+        record = self._layers(root, ignore).get(layer)
+        if not isinstance(record, dict) or record.get("fingerprint") != fingerprint:
+            return None
+        return _digest_in(record.get("diff_id"))
+
+    def remember_layer(
+        self, root: Path, ignore: Sequence[str], layer: str, fingerprint: str, diff_id: Digest
+    ) -> None:
+        """Keep the diff ID of a layer that is made of files of this tree. The latest `_LAYERS` are kept."""
+        layers = self._layers(root, ignore)
+        layers.pop(layer, None)
+        layers[layer] = {"fingerprint": fingerprint, "diff_id": diff_id}
+        kept = dict(list(layers.items())[-_LAYERS:])
+        self.remember(root, ignore, ".layers", {"layers": kept})
+
+    def _layers(self, root: Path, ignore: Sequence[str]) -> dict[str, Any]:
+        layers = _read_json(self.path(root, ignore, ".layers")).get("layers")
+        return layers if isinstance(layers, dict) else {}
 
     def file_hashes(self, root: Path, ignore: Sequence[str]) -> dict[str, list[Any]]:
         """Path → [size, mtime_ns, ctime_ns, inode, hexadecimal sha256] of the files seen last time."""
@@ -193,7 +232,7 @@ class StatCache:
         return {path: row for path, row in files.items() if isinstance(row, list) and len(row) == 5}
 
     def remember(self, root: Path, ignore: Sequence[str], name: str, record: Mapping[str, Any]) -> None:
-        """Replace the record `.tree` or `.files` of a tree. A cache that cannot be written is no error."""
+        """Replace a record of a tree. A cache that cannot be written is no error."""
         from assembler.oci.layout import write_atomically
 
         try:
@@ -203,8 +242,11 @@ class StatCache:
             return
 
 
-def _is_digest(text: object) -> bool:
-    return isinstance(text, str) and re.fullmatch("sha256:[0-9a-f]{64}", text) is not None
+def _digest_in(text: object) -> Digest | None:
+    try:
+        return Digest.parse(text)
+    except ValueError:
+        return None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

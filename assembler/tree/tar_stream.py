@@ -8,8 +8,8 @@ in `assembler.tree.archive`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
 BLOCK: Final = 512
@@ -25,6 +25,8 @@ _KINDS: Final[dict[bytes, Literal["file", "directory", "symlink", "hardlink"]]] 
     b"2": "symlink",
     b"5": "directory",
 }
+_SPECIAL: Final = frozenset((b"3", b"4", b"6"))
+_XATTR: Final = b"SCHILY.xattr."
 _REFUSED: Final = {
     b"3": "is a character device",
     b"4": "is a block device",
@@ -48,7 +50,10 @@ class ByteStream(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """One entry as the archive states it. `offset` is where its content starts in the uncompressed archive."""
+    """One entry as the archive states it. `offset` is where its content starts in the uncompressed archive.
+
+    What follows `offset` is only told by a reader of layers; `special` is a device or a pipe.
+    """
 
     name: bytes
     kind: Literal["file", "directory", "symlink", "hardlink"]
@@ -56,15 +61,25 @@ class Member:
     size: int
     link: bytes
     offset: int
+    mode: int = 0
+    uid: int = 0
+    gid: int = 0
+    xattrs: Mapping[str, bytes] = field(default_factory=dict)
+    special: bool = False
 
 
 class TarReader:
-    """Iterates over the members of a stream; the content of the current one is had from `content`."""
+    """Iterates over the members of a stream; the content of the current one is had from `content`.
 
-    __slots__ = ("_global", "_left", "_padding", "_position", "_stream", "complete")
+    With `layer`, it is a layer of an image: members have modes, owners and extended attributes too, and devices
+    and pipes are passed on as `special` files without content.
+    """
 
-    def __init__(self, stream: ByteStream) -> None:
+    __slots__ = ("_global", "_layer", "_left", "_padding", "_position", "_stream", "complete")
+
+    def __init__(self, stream: ByteStream, *, layer: bool = False) -> None:
         self._stream = stream
+        self._layer = layer
         self._global: dict[bytes, bytes] = {}
         self._position = 0
         self._left = 0
@@ -138,7 +153,8 @@ class TarReader:
     def _member(self, header: bytes, records: dict[bytes, bytes]) -> Member:
         name = records.get(b"path") or _stored_name(header)
         kind = _KINDS.get(header[156:157])
-        if kind is None:
+        special = self._layer and header[156:157] in _SPECIAL
+        if kind is None and not special:
             what = _REFUSED.get(header[156:157], f"is of the unknown type {header[156:157]!r}")
             raise TarError(f"`{shown(name)}` {what}")
         if any(key.startswith(b"GNU.sparse.") for key in records):
@@ -148,17 +164,25 @@ class TarReader:
         try:
             size = int(records[b"size"]) if b"size" in records else _number(header[124:136])
             mode = _number(header[100:108])
+            owners = _owners(header, records) if self._layer else (0, 0)
         except ValueError as error:
             raise TarError(f"`{shown(name)}` has a header that is no number: {error}") from None
         if size < 0:
             raise TarError(f"`{shown(name)}` has the size {size}")
+        if min(owners) < 0:
+            raise TarError(f"`{shown(name)}` has a negative owner")
         return Member(
             name=name,
-            kind=kind,
+            kind=kind or "file",
             executable=bool(mode & 0o100),
             size=size if kind == "file" else 0,
             link=records.get(b"linkpath") or _cut(header[157:257]),
             offset=self._position,
+            mode=mode & 0o7777,
+            uid=owners[0],
+            gid=owners[1],
+            xattrs=_xattrs(records) if self._layer else {},
+            special=special,
         )
 
     def _read(self, amount: int) -> bytes:
@@ -212,6 +236,18 @@ def _number(field: bytes) -> int:
         return int(text, 8) if text else 0
     except ValueError:
         raise TarError(f"expected an octal number in a header, found `{shown(text)}`") from None
+
+
+def _owners(header: bytes, records: dict[bytes, bytes]) -> tuple[int, int]:
+    uid = int(records[b"uid"]) if b"uid" in records else _number(header[108:116])
+    gid = int(records[b"gid"]) if b"gid" in records else _number(header[116:124])
+    return uid, gid
+
+
+def _xattrs(records: dict[bytes, bytes]) -> dict[str, bytes]:
+    """Extended attributes, as star and every container tool write them."""
+    found = {key: value for key, value in records.items() if key.startswith(_XATTR)}
+    return {key[len(_XATTR) :].decode(errors="surrogateescape"): value for key, value in found.items()}
 
 
 def _pax_records(data: bytes) -> dict[bytes, bytes]:

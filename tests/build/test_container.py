@@ -19,7 +19,6 @@ from support.needs import lacking
 from assembler.build.container import Buildah, Container, Mount, toolchain_image
 from assembler.build.mounting import Places, host_certificates
 from assembler.build.node import probe_storage
-from assembler.build.noise import Listener, plain, quiet
 from assembler.build.runs import RunDirectory, start_time
 from assembler.errors import NodeError, StepError
 from assembler.events import Note
@@ -132,7 +131,7 @@ def test_without_network_the_host_cannot_be_reached(container: Container) -> Non
         def accept() -> None:
             server.accept()[0].close()
 
-        answer = threading.Thread(target=accept)
+        answer = threading.Thread(target=accept, daemon=True)
         answer.start()
         script = f"nc -w 2 127.0.0.1 {server.getsockname()[1]} < /dev/null && echo connected"
         assert "connected" in shell(container, script, network="host", check=False).stdout
@@ -179,18 +178,6 @@ def test_lines_arrive_while_it_runs_without_buildahs(container: Container, tmp_p
     ended = shell(container, "echo one; echo two >&2; exit 4", on_line=lines.append, check=False)
     assert lines == ["one", "two"]
     assert ended.tail == ("one", "two")
-
-
-def test_noise() -> None:
-    assert plain("subprocess exited with status 1") is None
-    assert plain("wordssubprocess exited on killed") == "words"
-    assert plain('time="2026-01-01T00:00:00Z" level=warning msg="Failed to load cni plugins"') is None
-    assert plain("") == ""
-    assert plain("Error: exit status of the job was 1") == "Error: exit status of the job was 1"
-    assert quiet("a\nError: exit status 2\n") == ("a",)
-    listener = Listener(None)
-    listener("Error: while running runtime: exit status 7")
-    assert listener.tail == ()
 
 
 # nothing stays behind
@@ -264,7 +251,7 @@ def test_an_interrupt_ends_the_command_and_removes_the_container(room: Room) -> 
         wait_for_sleeper(number)
         os.kill(os.getpid(), signal.SIGINT)
 
-    thread = threading.Thread(target=interrupt)
+    thread = threading.Thread(target=interrupt, daemon=True)
     thread.start()
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt), room.buildah.container(TINY, "interrupted") as container:

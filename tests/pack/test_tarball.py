@@ -135,10 +135,25 @@ def test_a_header_that_lies_across_chunks(store: Store) -> None:
     assert [data for _member, data in found.values()] == [bytes(CHUNK - 1024), b"data", b"more"]
 
 
-def test_the_sink_sees_the_blob_and_progress_the_tar(store: Store, mixed: tuple[Entry, ...]) -> None:
-    sink, seen = io.BytesIO(), list[int]()
-    packed = pack(mixed, store, sink=sink, progress=seen.append)
-    assert sink.getvalue() == store.read(packed.layer.descriptor.digest)
+class Reading:
+    """Reads what is there whenever more is there."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def begin(self, path: Path) -> None:
+        self.file = path.open("rb")
+
+    def grew(self, size: int) -> None:
+        self.data += self.file.read(size - len(self.data))
+        assert len(self.data) == size
+
+
+def test_the_follower_sees_the_blob_and_progress_the_tar(store: Store, mixed: tuple[Entry, ...]) -> None:
+    follower, seen = Reading(), list[int]()
+    packed = pack(mixed, store, follower=follower, progress=seen.append)
+    with follower.file:
+        assert follower.data == store.read(packed.layer.descriptor.digest)
     assert seen == sorted(seen)
     assert seen[-1] == packed.uncompressed_bytes
 
@@ -248,7 +263,7 @@ def test_content_in_memory_of_another_size(store: Store) -> None:
 
 def test_a_file_that_cannot_be_read(store: Store, tmp_path: Path) -> None:
     entry = Entry(path="x", kind="file", size=4, content=tmp_path / "missing")
-    with pytest.raises(NodeError, match="`x` cannot be read: No such file"):
+    with pytest.raises(NodeError, match="`x` cannot be read: no such file"):
         pack([entry], store)
 
 
@@ -257,10 +272,13 @@ def test_a_path_that_is_there_twice(store: Store) -> None:
         pack([file("x"), file("x")], store)
 
 
-class BrokenSink:
-    """A connection that ends in the middle."""
+class Broken:
+    """A follower that ends in the middle."""
 
-    def write(self, _data: bytes) -> None:
+    def begin(self, path: Path) -> None:
+        assert path.exists()
+
+    def grew(self, _size: int) -> None:
         raise ConnectionResetError("gone")
 
 
@@ -270,7 +288,7 @@ def test_nothing_is_left_when_packing_fails(store: Store, tmp_path: Path) -> Non
     with pytest.raises(AssembleError):
         pack([file("a", data), missing], store)
     with pytest.raises(ConnectionResetError):
-        pack([file("a", data)], store, sink=BrokenSink())
+        pack([file("a", data)], store, follower=Broken())
     assert list((store.root / "tmp").iterdir()) == []
     assert list((store.root / "blobs/sha256").iterdir()) == []
 

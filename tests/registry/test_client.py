@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 from support.front import BASIC, IDENTITY_TOKEN, Front, running_front
 from support.images import image_of
-from support.registry import RunningRegistry
+from support.registry import RunningRegistry, free_port, running_registry
 
 from assembler.errors import RegistryError, VerifyError
 from assembler.oci import media_types
 from assembler.oci.descriptor import Descriptor
 from assembler.oci.digest import Digest
 from assembler.oci.layout import Store
+from assembler.oci.reference import Reference
 from assembler.registry.client import Client
 from assembler.registry.push import push
 from assembler.registry.refusal import RefusedError, TransientError
@@ -113,14 +114,20 @@ def test_manifest_that_is_not_its_digest_is_refused(
         client.get_manifest(target.at(digest))
 
 
-def test_unreachable_registry_is_tried_and_named(client: Client, registry: RunningRegistry) -> None:
-    from support.registry import free_port
+def test_where_nobody_listens_nobody_is_waited_for() -> None:
+    client = Client(Settings(), RetryPolicy(sleep=lambda _seconds: pytest.fail("it waited")))
+    with pytest.raises(RegistryError, match="connection refused") as failed:
+        client.head_manifest(Reference.parse(f"127.0.0.1:{free_port()}/x:1"))
+    assert failed.value.hint == "nothing listens there: is it running, and is the port right?"
 
-    from assembler.oci.reference import Reference
 
-    reference = Reference.parse(f"127.0.0.1:{free_port()}/x:1")
+def test_a_registry_that_went_away_is_waited_for(client: Client, tmp_path: Path, repository: str) -> None:
+    """It may be starting again: what has answered once is tried again."""
+    with running_registry(tmp_path / "registry") as registry:
+        reference = registry.reference(repository)
+        assert client.head_manifest(reference.tagged("1")) is None
     with pytest.raises(TransientError, match="refused") as failed:
-        client.head_manifest(reference)
+        client.head_manifest(reference.tagged("1"))
     assert failed.value.detail == ("tried 3 times",)
 
 

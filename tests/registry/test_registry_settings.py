@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from assembler.errors import RegistryError
+from assembler.errors import NodeError, RegistryError
 from assembler.oci.reference import Reference
 from assembler.registry.client import _ask_oras
 from assembler.registry.credentials import find_credentials
@@ -51,7 +51,7 @@ def test_registries_conf(tmp_path: Path) -> None:
     environment = {"CONTAINERS_REGISTRIES_CONF": str(path), "HOME": str(tmp_path)}
     assert read_settings(environment).insecure == {"one.lan", "*.two.lan"}
     path.write_text("insecure [")
-    with pytest.raises(ValueError, match=r"registries\.conf"):
+    with pytest.raises(NodeError, match=r"registries\.conf.*expected TOML"):
         read_settings(environment)
 
 

@@ -164,12 +164,12 @@ def test_cache_trusts_only_what_is_old(tmp_path: Path) -> None:
     cache = StatCache(tmp_path / "cache")
     state = tree_state(root, cache=cache)
     assert not state.settled
-    assert cache.known_digests(root, (), state.fingerprint) == {}
+    assert cache.known_digest(root, (), state.fingerprint) is None
     assert cache.file_hashes(root, ()) == {}
     time.sleep(2.05)
     state = tree_state(root, cache=cache)
     assert state.settled
-    assert cache.known_digests(root, (), state.fingerprint) == {"": state.digest}
+    assert cache.known_digest(root, (), state.fingerprint) == state.digest
     hashes = cache.file_hashes(root, ())
     assert "src/main.c" in hashes
     # a wrong record shows that the file is not read again
