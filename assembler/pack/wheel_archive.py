@@ -188,11 +188,11 @@ def _bounded(
     if len(following) != len(starts) - 1:
         raise StreamError("two entries begin at the same byte")
     files = []
-    for name, start, packed, *others in listed:
+    for name, start, packed, size, crc, deflated, described, executable in listed:
         end = following.get(start)
         if end is None or start + _LOCAL_HEADER + packed > end:
             raise StreamError(f"`{name}` shares bytes with another entry, or lies beyond the end")
-        files.append(Listed(name, start, end, packed, *others))
+        files.append(Listed(name, start, end, packed, size, crc, deflated, described, executable))
     return tuple(files)
 
 

@@ -41,6 +41,11 @@ class Compiler:
     version: str
     tag: str
 
+    @property
+    def minor(self) -> str:
+        """The version as paths have it, such as `3.13t`."""
+        return self.version.rpartition(".")[0] + ("t" if self.version.endswith("t") else "")
+
     def compile(self, archive: Path, sources: Sequence[tuple[str, str]], store: Store) -> list[Slice | None]:
         """Compile members of a wheel, each a name and the path that its code is to carry.
 
@@ -75,9 +80,8 @@ def find_compiler(python: str) -> Compiler:
     """A Python of this host of the minor version `python`; NodeError when there is none."""
     for candidate in (sys.executable, which(f"python{python}")):
         compiler = _asked(candidate) if candidate else None
-        if compiler and compiler.version.rpartition(".")[0] == python.rstrip("t"):
-            if compiler.version.endswith("t") == python.endswith("t"):
-                return compiler
+        if compiler and compiler.minor == python:
+            return compiler
     raise NodeError(
         f"`bytecode` needs Python {python} on this host, as the image has it",
         hint=f"install `python{python}`, or leave `bytecode` out; Python then compiles when it runs",

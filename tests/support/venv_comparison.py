@@ -7,7 +7,8 @@ Accepted differences, and no others:
   RECORD have other hashes and sizes.
 - The lines of RECORD stand in another order.
 - `uv_cache.json` and `.lock` are uv's notes to itself about a local file.
-- Directories in which there is no file: uv makes those that a wheel lists as entries, RECORD knows nothing of them.
+- Directories in which there is no file: uv makes those that a wheel lists as entries, RECORD knows nothing of
+  them.
 - Modes are 0644 or 0755 by the executable bit, which is compared; the rest is the umask's in a real environment.
 """
 
@@ -24,6 +25,7 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import zstandard
 
@@ -94,7 +96,13 @@ def packed_environment(directory: Path, wheels: Sequence[Path], store: Store) ->
     paths = {locked(wheel): wheel for wheel in wheels}
     group = WheelGroup(name="all", wheels=tuple(paths))
     packed = pack_group(
-        group, our_environment(directory), lambda wheel: paths[wheel], store, compression="zstd", epoch=0, created_by=""
+        group,
+        our_environment(directory),
+        lambda wheel: paths[wheel],
+        store,
+        compression="zstd",
+        epoch=0,
+        created_by="",
     )
     prefix = str(directory)[1:] + "/"
     return {name.removeprefix(prefix): thing for name, thing in layer_things(store, packed.layer).items()}
@@ -137,8 +145,9 @@ def differences(theirs: dict[str, Thing], ours: dict[str, Thing]) -> list[str]:
     found += [f"{name}: is only in ours" for name in sorted(ours.keys() - theirs.keys())]
     for name in sorted(theirs.keys() & ours.keys()):
         their, our = theirs[name], ours[name]
-        if (their.kind, their.executable, their.link) != (our.kind, our.executable, our.link):
-            found.append(f"{name}: {their.kind} {their.link} {their.executable}, ours {our.kind} {our.link} {our.executable}")
+        was, now = (their.kind, their.link, their.executable), (our.kind, our.link, our.executable)
+        if was != now:
+            found.append(f"{name}: is {was}, ours is {now}")
         elif name.endswith(".dist-info/RECORD"):
             found += [f"{name}: {line}" for line in _records_differ(their.data, our.data)]
         elif their.digest != our.digest and not _is_accepted(name, their.data, our.data):
@@ -181,7 +190,7 @@ def _records_differ(theirs: bytes, ours: bytes) -> list[str]:
 
 
 def _rows(data: bytes) -> set[tuple[str, ...]]:
-    rows = set()
+    rows: set[tuple[str, ...]] = set()
     for path, digest, size in csv.reader(io.StringIO(data.decode(), newline="")):
         if path.endswith(_CACHE_NOTE):
             continue
@@ -190,10 +199,10 @@ def _rows(data: bytes) -> set[tuple[str, ...]]:
     return rows
 
 
-def _file(file: io.BufferedReader | tarfile.ExFileObject | object, executable: bool) -> Thing:
+def _file(file: IO[bytes], executable: bool) -> Thing:
     digest = hashlib.sha256()
     kept, size = b"", 0
-    while data := file.read(_SMALL):  # type: ignore[attr-defined]
+    while data := file.read(_SMALL):
         digest.update(data)
         size += len(data)
         kept = kept + data if size <= 8 * _SMALL else b""
