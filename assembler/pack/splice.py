@@ -17,8 +17,9 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
-from assembler.pack.compress import compressor_id, level_of
+from assembler.pack.compress import Compression, compressor_id, level_of
 from assembler.pack.members import MemberReader
+from assembler.tree.entry import Entry, ZipMember
 
 _HEADER: Final = b"\x1f\x8b\x08\x00" + bytes(4) + b"\x00\xff"  # no name, no time, no system
 _FORMAT: Final = 1
@@ -37,6 +38,11 @@ def open_splicer(level: int | None = None, threads: int | None = None) -> Splice
 def splicer_id(level: int | None = None) -> str:
     """Everything besides the bytes that decides the output, as `compressor_id` says it of the others."""
     return f"{compressor_id('gzip', level)} zip-members-{_FORMAT}"
+
+
+def is_spliced(entries: Iterable[Entry], compression: Compression) -> bool:
+    """Is a layer of these entries spliced? If any of them lies in a zip archive, gzip is."""
+    return compression == "gzip" and any(isinstance(entry.content, ZipMember) for entry in entries)
 
 
 class Splicer:

@@ -25,6 +25,7 @@ _END: Final = struct.Struct("<4s4H2LH")
 _LOCATOR: Final = struct.Struct("<4sLQL")
 _END_64: Final = struct.Struct("<4sQ2H2L4Q")
 _LISTED: Final = struct.Struct("<4s6H3L5H2L")
+_LOCAL_HEADER: Final = 30
 _COMMENT_LIMIT: Final = 0xFFFF
 _ENTRIES_LIMIT: Final = 1_000_000
 _DIRECTORY_LIMIT: Final = 256 << 20
@@ -134,7 +135,7 @@ def _wide_end(tail: bytes, at: int, end: int) -> tuple[int, int, int, int, int, 
 
 def _files(data: bytes, count: int, directory: int) -> tuple[Listed, ...]:
     """Every file of the directory, each with the place where the next one begins."""
-    listed: list[Listed] = []
+    listed: list[tuple[str, int, int, int, int, bool, bool, bool]] = []
     starts: list[int] = [directory]
     names: set[str] = set()
     at = 0
@@ -169,15 +170,16 @@ def _files(data: bytes, count: int, directory: int) -> tuple[Listed, ...]:
             raise StreamError(f"`{name}` is compressed by method {method}; expected 0 (stored) or 8 (deflated)")
         if disk or (method == _STORED and packed != size) or packed > size + (size >> 3) + _DEFLATE_SLACK:
             raise StreamError(f"`{name}` has sizes that cannot be: {packed} bytes packed, {size} plain")
-        listed.append(
-            Listed(name, start, 0, packed, size, crc, method == _DEFLATED, bool(flags & _DESCRIBED), executable)
-        )
+        described = bool(flags & _DESCRIBED)
+        listed.append((name, start, packed, size, crc, method == _DEFLATED, described, executable))
     if at != len(data):
         raise StreamError("the zip directory has bytes that belong to no entry")
     return _bounded(listed, starts)
 
 
-def _bounded(listed: list[Listed], starts: list[int]) -> tuple[Listed, ...]:
+def _bounded(
+    listed: list[tuple[str, int, int, int, int, bool, bool, bool]], starts: list[int]
+) -> tuple[Listed, ...]:
     """The files with their ends: where the next member, or the directory, begins. Overlaps show themselves."""
     starts.sort()
     if starts[0] and len(starts) > 1:
@@ -186,11 +188,11 @@ def _bounded(listed: list[Listed], starts: list[int]) -> tuple[Listed, ...]:
     if len(following) != len(starts) - 1:
         raise StreamError("two entries begin at the same byte")
     files = []
-    for file in listed:
-        end = following.get(file.start)
-        if end is None or file.start + 30 + file.packed > end:
-            raise StreamError(f"`{file.name}` shares bytes with another entry, or lies beyond the end")
-        files.append(file._replace(end=end))
+    for name, start, packed, size, crc, deflated, described, executable in listed:
+        end = following.get(start)
+        if end is None or start + _LOCAL_HEADER + packed > end:
+            raise StreamError(f"`{name}` shares bytes with another entry, or lies beyond the end")
+        files.append(Listed(name, start, end, packed, size, crc, deflated, described, executable))
     return tuple(files)
 
 
@@ -200,6 +202,8 @@ def _name(raw: bytes) -> str:
         name = raw.decode()
     except UnicodeDecodeError:
         raise StreamError(f"`{raw!r}` has a name that is not UTF-8") from None
+    if "//" not in name and "/." not in name and name[:1] not in "./" and name.isprintable():
+        return name  # the common case, told apart without the pattern
     # A directory's own slash is its last.
     if _BAD_NAME.search(name.removesuffix("/")):
         raise StreamError(

@@ -99,12 +99,11 @@ def installed_path(environment: Environment, path: str) -> str:
     return f"{environment.prefix}/lib/{path[len(link) :]}" if environment.venv and path.startswith(link) else path
 
 
-def is_reserved(environment: Environment, path: str) -> bool:
-    """Is this a file that makes the environment, which no wheel may replace?"""
-    names = ("python", "python3", f"python{environment.python}")
-    return path in {f"{environment.scripts}/{name}" for name in names} or (
-        environment.venv and path in {f"{environment.prefix}/pyvenv.cfg", f"{environment.prefix}/lib64"}
-    )
+def reserved_paths(environment: Environment) -> frozenset[str]:
+    """The files that make the environment, which no wheel may replace."""
+    names = {f"{environment.scripts}/{name}" for name in ("python", "python3", f"python{environment.python}")}
+    made = {f"{environment.prefix}/pyvenv.cfg", f"{environment.prefix}/lib64"} if environment.venv else set()
+    return frozenset(names | made)
 
 
 def _file(path: str, text: str) -> Entry:

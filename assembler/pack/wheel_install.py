@@ -17,19 +17,19 @@ import hashlib
 import json
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from assembler.errors import UntrustedInputError
 from assembler.manifest.wheels import LockedWheel
 from assembler.pack.members import digest_text, read_member, read_start
 from assembler.pack.wheel_archive import Archive, Listed, read_archive
-from assembler.pack.wheel_environment import Environment, installed_path, is_reserved
+from assembler.pack.wheel_environment import Environment, installed_path, reserved_paths
 from assembler.pack.wheel_record import Row, format_record, parse_record
 from assembler.pack.wheel_scripts import PLACEHOLDER, entry_point_scripts, script_text, with_interpreter
-from assembler.tree.entry import Entry, ZipMember
+from assembler.tree.entry import Entry, Slice, ZipMember
 
 INSTALLER: Final = b"assemble\n"
 
@@ -42,14 +42,21 @@ _OURS: Final = ("INSTALLER", "REQUESTED", "direct_url.json", "RECORD")
 _SEPARATORS: Final = re.compile(r"[-_.]+")
 
 
-def wheel_entries(wheel: LockedWheel, path: Path, environment: Environment) -> tuple[Entry, ...]:
-    """The files of this wheel, installed; without directories.
+Compile: TypeAlias = Callable[[Path, Sequence[tuple[str, str]]], Sequence[Slice | None]]
+"""Compiles members of a wheel, each a name and the path that its code is to carry; None for what cannot be."""
+
+
+def wheel_entries(
+    wheel: LockedWheel, path: Path, environment: Environment, compiling: tuple[str, Compile] | None = None
+) -> tuple[Entry, ...]:
+    """The files of this wheel, installed; without directories. `compiling` is the tag of compiled files and a way
+    to make them.
 
     UntrustedInputError naming the wheel, and the entry where it is one, when the wheel at `path` is not a sound
     wheel of this project; NodeError when it cannot be read.
     """
     archive = read_archive(path, wheel.filename)
-    return _Installation(wheel, archive, environment).entries()
+    return _Installation(wheel, archive, environment, compiling).entries()
 
 
 @dataclass(slots=True)
@@ -57,13 +64,16 @@ class _Installation:
     wheel: LockedWheel
     archive: Archive
     environment: Environment
+    compiling: tuple[str, Compile] | None
     files: dict[str, Listed] = field(default_factory=dict)
     record: dict[str, Row] = field(default_factory=dict)
     info: str = ""
+    reserved: frozenset[str] = frozenset()
     made: list[Entry] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
 
     def entries(self) -> tuple[Entry, ...]:
+        self.reserved = reserved_paths(self.environment)
         self.files = {file.name: file for file in self.archive.files}
         self.info = self._info()
         self.record = parse_record(self._read("RECORD", listed=False), self.archive.name)
@@ -85,6 +95,8 @@ class _Installation:
                 script_text(self.environment.interpreter, module, reference),
                 0o755,
             )
+        if self.compiling:
+            self._compile(packages, *self.compiling)
         self._finish(packages)
         return tuple(self.made)
 
@@ -194,7 +206,7 @@ class _Installation:
         self._add(Entry(path=place, kind="file", mode=mode, size=len(data), content=data), row)
 
     def _add(self, entry: Entry, row: Row) -> None:
-        if is_reserved(self.environment, entry.path):
+        if entry.path in self.reserved:
             raise self._refused(f"would replace `/{entry.path}`, which makes the environment")
         self.made.append(entry)
         self.rows.append(row)
@@ -209,6 +221,27 @@ class _Installation:
         self.rows.append(Row(f"{self.info}/RECORD", "", None))
         data = format_record(self.rows)
         self.made.append(Entry(path=f"{info}/RECORD", kind="file", size=len(data), content=data))
+
+    def _compile(self, packages: str, tag: str, compiled: Compile) -> None:
+        """A compiled file beside each source that is a module or part of a package."""
+        known = {entry.path for entry in self.made}
+        places: list[str] = []
+        sources: list[tuple[str, str]] = []
+        for entry in sorted(self.made, key=lambda entry: entry.path):
+            if not (entry.path.startswith(f"{packages}/") and entry.path.endswith(".py")):
+                continue
+            directory, _, name = entry.path.rpartition("/")
+            place = f"{directory}/__pycache__/{name.removesuffix('.py')}.{tag}.pyc"
+            if place not in known and isinstance(entry.content, ZipMember):
+                places.append(place)
+                sources.append((entry.content.name, f"/{entry.path}"))
+        for place, content in zip(places, compiled(self.archive.path, sources) if sources else (), strict=True):
+            if content is not None:
+                digest = digest_text(hashlib.sha256(_read_slice(content)).digest())
+                self._add(
+                    Entry(path=place, kind="file", size=content.size, content=content),
+                    Row(self._relative(place, packages), f"sha256={digest}", content.size),
+                )
 
     def _relative(self, place: str, packages: str) -> str:
         return posixpath.relpath(place, packages)
@@ -241,3 +274,9 @@ class _Installation:
 
     def _refused(self, what: str) -> UntrustedInputError:
         return UntrustedInputError(what, place=self.archive.name)
+
+
+def _read_slice(content: Slice) -> bytes:
+    with content.path.open("rb") as file:
+        file.seek(content.offset)
+        return file.read(content.size)

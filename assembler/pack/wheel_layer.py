@@ -9,9 +9,10 @@ from typing import Any, Final
 from assembler.manifest.wheels import LockedWheel
 from assembler.oci.layout import Store
 from assembler.pack.tarball import Compression, PackedLayer, pack
+from assembler.pack.wheel_bytecode import find_compiler
 from assembler.pack.wheel_environment import Environment, venv_entries
 from assembler.pack.wheel_groups import WheelGroup
-from assembler.pack.wheel_install import wheel_entries
+from assembler.pack.wheel_install import Compile, wheel_entries
 from assembler.tree.builder import TreeBuilder
 from assembler.tree.entry import Entry
 
@@ -33,19 +34,30 @@ def group_facts(group: WheelGroup, environment: Environment) -> dict[str, Any]:
             for wheel in group.wheels
         ],
     }
-    return facts if group.wheels else {**facts, "base_python": environment.base_python}
+    if not group.wheels:
+        facts["base_python"] = environment.base_python
+    elif environment.bytecode:
+        facts["bytecode"] = find_compiler(environment.python).version
+    return facts
 
 
 def group_entries(
-    group: WheelGroup, environment: Environment, open_wheel: Callable[[LockedWheel], Path]
+    group: WheelGroup, environment: Environment, open_wheel: Callable[[LockedWheel], Path], store: Store
 ) -> tuple[Entry, ...]:
-    """The tree of this layer. Where two wheels differ about a file, the later one in the group has its way."""
+    """The tree of this layer. Where two wheels differ about a file, the later one in the group has its way.
+
+    Compiled files, where the environment has them, are written to the store.
+    """
     tree = TreeBuilder(group.name)
     found: dict[str, tuple[Entry, str]] = {}
     if not group.wheels:
         found = {entry.path: (entry, "the environment") for entry in venv_entries(environment)}
+    compiling: tuple[str, Compile] | None = None
+    if environment.bytecode and group.wheels:
+        compiler = find_compiler(environment.python)
+        compiling = compiler.tag, lambda path, sources: compiler.compile(path, sources, store)
     for wheel in group.wheels:
-        for entry in wheel_entries(wheel, open_wheel(wheel), environment):
+        for entry in wheel_entries(wheel, open_wheel(wheel), environment, compiling):
             found[entry.path] = entry, wheel.filename
     for entry, origin in found.values():
         tree.add(entry, origin)
@@ -70,7 +82,7 @@ def pack_group(
     file cannot be read or the store cannot be written, and what `open_wheel` raises. Then nothing is stored.
     """
     return pack(
-        group_entries(group, environment, open_wheel),
+        group_entries(group, environment, open_wheel, store),
         store,
         compression=compression,
         epoch=epoch,

@@ -20,7 +20,6 @@ _SHEBANG_LIMIT: Final = 127  # Linux before 5.1 cuts the line after that; the ne
 _DOTTED: Final = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 _REFERENCE: Final = re.compile(rf"\s*(?P<module>{_DOTTED})\s*:\s*(?P<object>{_DOTTED})\s*(?:\[[^\]]*\]\s*)?")
 _SCRIPT_NAME: Final = re.compile(r"[^/\0-\x1f\x7f]+")
-_FIRST_LINE: Final = re.compile(rb"#!python\S*([^\r\n]*)(\r?\n|\r|\Z)")
 _SIMPLE_PATH: Final = re.compile(r"[\w@%+=:,./~-]+", re.ASCII)
 
 
@@ -66,21 +65,17 @@ def script_text(interpreter: str, module: str, reference: str) -> bytes:
 
 
 def with_interpreter(script: bytes, interpreter: str) -> bytes:
-    """A script that began with `#!python`, its first line for this interpreter; what follows a blank is kept."""
-    match = _FIRST_LINE.match(script)
-    if match is None:
-        return script
-    arguments = match[1].decode("utf-8", "surrogateescape").strip()
-    return shebang(interpreter, arguments) + script[match.end() :]
+    """A script that began with `#!python`, with a first line for this interpreter. Options in it go, as with pip."""
+    _, _, rest = script.partition(b"\n")
+    return shebang(interpreter) + rest
 
 
-def shebang(interpreter: str, arguments: str = "") -> bytes:
+def shebang(interpreter: str) -> bytes:
     """The first line of a script, or three that mean the same where the kernel would not take it.
 
     Those are a shell command to a shell and a string to Python.
     """
-    rest = f" {arguments}" if arguments else ""
-    line = f"#!{interpreter}{rest}"
-    if len(line.encode("utf-8", "surrogateescape")) > _SHEBANG_LIMIT or not _SIMPLE_PATH.fullmatch(interpreter):
-        line = f"#!/bin/sh\n'''exec' {shlex.quote(interpreter)}{rest} \"$0\" \"$@\"\n' '''"
-    return line.encode("utf-8", "surrogateescape") + b"\n"
+    line = f"#!{interpreter}"
+    if len(line.encode()) > _SHEBANG_LIMIT or not _SIMPLE_PATH.fullmatch(interpreter):
+        line = f"#!/bin/sh\n'''exec' {shlex.quote(interpreter)} \"$0\" \"$@\"\n' '''"
+    return line.encode() + b"\n"

@@ -160,7 +160,7 @@ class WheelLayers:
         group = place.group
         if place.house is not None:
             group = WheelGroup(name=group.name, wheels=self._built(place, place.house))
-        return group_entries(group, place.environment, self._open)
+        return group_entries(group, place.environment, self._open, self._assembly.session.store)
 
     def _built(self, place: _Place, house: House) -> tuple[LockedWheel, ...]:
         """The wheels of a compile step, which must ask for what they asked for when the lock was made."""
