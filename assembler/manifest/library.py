@@ -347,8 +347,8 @@ class _Loader:
         if entry.copy_ is not None and entry.copy_.image is not None and entry.copy_.image.manifest:
             self.base_manifest(unit, (*steps, "copy", "image"), entry.copy_.image)
         if wheels := entry.wheels:
-            for name, text, kind in (("file", wheels.file, "file"), ("wheelhouse", wheels.wheelhouse, "directory")):
-                if text is not None:
+            for name, kind in (("file", "file"), ("wheelhouse", "directory")):
+                if text := getattr(wheels, name):
                     self.known_file(unit, (*steps, "wheels", name), text, kind)
             if wheels.artifact is not None:
                 self.known_artifact(unit, (*steps, "wheels", "artifact"), wheels.artifact)
