@@ -55,7 +55,7 @@ image: {env: {PATH: "/opt/venv/bin:${PATH}"}}
 MAKE = '''\
 """Makes the wheel of `own`, as a build backend would."""
 import os, zipfile
-os.makedirs("dist", exist_ok=True)
+os.makedirs("/build/dist", exist_ok=True)
 info = "own-0.1.dist-info"
 files = {
     "own/__init__.py": "def main():\\n    import rich\\n    print('own runs with', rich.__name__)\\n",
@@ -65,7 +65,7 @@ files = {
     f"{info}/entry_points.txt": "[console_scripts]\\nown = own:main\\n",
 }
 record = "".join(f"{name},,\\n" for name in [*files, f"{info}/RECORD"])
-with zipfile.ZipFile("dist/own-0.1-py3-none-any.whl", "w") as archive:
+with zipfile.ZipFile("/build/dist/own-0.1-py3-none-any.whl", "w") as archive:
     for name, text in {**files, f"{info}/RECORD": record}.items():
         archive.writestr(zipfile.ZipInfo(name), text)
 '''
