@@ -28,7 +28,7 @@ _FEWEST_BITS: Final = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WheelGroup:
-    """The wheels of one layer, by name. `name` is unique in a plan; the group without wheels is the environment."""
+    """The wheels of one layer. `name` is unique in a plan; the group without wheels is the environment itself."""
 
     name: str
     wheels: tuple[LockedWheel, ...]
@@ -74,7 +74,7 @@ def layer_plan(
 
 
 def _buckets(wheels: Iterable[LockedWheel], bits: int) -> list[tuple[str, list[LockedWheel]]]:
-    """Wheels by the first bits of their name's hash; a bucket that is too large is split by the bits that follow."""
+    """Wheels by the first bits of their name's hash; what is too large for a layer is split by the next bits."""
     found: dict[str, list[LockedWheel]] = {}
     for wheel in wheels:
         digest = hashlib.sha256(wheel.name.encode()).digest()
