@@ -74,7 +74,7 @@ def layer_plan(
 
 
 def _buckets(wheels: Iterable[LockedWheel], bits: int) -> list[tuple[str, list[LockedWheel]]]:
-    """Wheels by the first bits of their name's hash; one that is too large is split by the bits that follow."""
+    """Wheels by the first bits of their name's hash; what is too large for a layer is split by the next bits."""
     found: dict[str, list[LockedWheel]] = {}
     for wheel in wheels:
         digest = hashlib.sha256(wheel.name.encode()).digest()

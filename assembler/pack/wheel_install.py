@@ -115,7 +115,7 @@ class _Installation:
         return infos[0]
 
     def _packages(self) -> str:
-        """Where the wheel's top directory goes, as its WHEEL file says, whose version we must know."""
+        """Where the wheel's top directory goes: as its WHEEL file says, whose version we must know."""
         try:
             document = email.parser.Parser().parsestr(self._read("WHEEL").decode())
         except UnicodeDecodeError as error:

@@ -65,7 +65,7 @@ def script_text(interpreter: str, module: str, reference: str) -> bytes:
 
 
 def with_interpreter(script: bytes, interpreter: str) -> bytes:
-    """A script that began with `#!python`, with a first line for this interpreter. Options in it go, as with pip."""
+    """A script that began with `#!python`, its first line for this interpreter. Options in it go, as with pip."""
     _, _, rest = script.partition(b"\n")
     return shebang(interpreter) + rest
 

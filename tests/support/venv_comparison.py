@@ -112,16 +112,19 @@ def layer_things(store: Store, layer: BlobLayer) -> dict[str, Thing]:
     """Files and links of a layer in the store."""
     assert layer.descriptor.media_type == LAYER_ZSTD
     found = {}
-    with store.open(layer.descriptor.digest) as blob, zstandard.ZstdDecompressor().stream_reader(blob) as plain:
-        with tarfile.open(fileobj=plain, mode="r|") as archive:
-            for member in archive:
-                if member.issym():
-                    found[member.name] = Thing("link", link=member.linkname)
-                elif member.isreg():
-                    file = archive.extractfile(member)
-                    assert file is not None
-                    found[member.name] = _file(file, bool(member.mode & 0o111))
-                    assert member.mode in {0o644, 0o755}
+    with (
+        store.open(layer.descriptor.digest) as blob,
+        zstandard.ZstdDecompressor().stream_reader(blob) as plain,
+        tarfile.open(fileobj=plain, mode="r|") as archive,
+    ):
+        for member in archive:
+            if member.issym():
+                found[member.name] = Thing("link", link=member.linkname)
+            elif member.isreg():
+                file = archive.extractfile(member)
+                assert file is not None
+                found[member.name] = _file(file, bool(member.mode & 0o111))
+                assert member.mode in {0o644, 0o755}
     return found
 
 
