@@ -11,30 +11,19 @@ from __future__ import annotations
 import datetime
 import email.utils
 import re
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from assembler.errors import (
-    AssembleError,
-    LockError,
-    RegistryError,
-    StepError,
-    UntrustedInputError,
-    VerifyError,
-    refused,
-)
-from assembler.events import Emit, StepProgress
+from assembler.errors import LockError, StepError
+from assembler.events import Emit
 from assembler.oci.digest import Digest
 from assembler.oci.layout import Store
 
 if TYPE_CHECKING:
-    import requests
-
     from assembler.build.download import Patience
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9+.-]+")
@@ -253,126 +242,22 @@ def fetch(
             detail=[package.label for package in missing],
         )
     if missing:
-        from assembler.build.download import open_session
+        from assembler.build.fetching import Fetching, Item
 
-        with open_session() as session:
-            run = _Fetch(session, store, emit, missing=missing, mirrors=mirrors, step=step, patience=patience)
-            run.all(threads)
+        items = [
+            Item(
+                label=package.label,
+                digest=package.digest,
+                size=package.size,
+                addresses=partial(package.addresses, mirrors),
+            )
+            for package in sorted(missing, key=lambda package: -package.size)
+        ]
+        with Fetching(
+            items, store, emit, noun="package", step=step, threads=threads, patience=patience
+        ) as fetching:
+            fetching.all()
     return paths
-
-
-class _StoppedError(Exception):
-    """Another package failed, or the user interrupted."""
-
-
-class _Fetch:
-    """The download of one set of packages. Shared by the threads; one package is one thread's."""
-
-    def __init__(
-        self,
-        session: requests.Session,
-        store: Store,
-        emit: Emit,
-        *,
-        missing: Sequence[Package],
-        mirrors: Sequence[str],
-        step: str,
-        patience: Patience | None,
-    ) -> None:
-        from assembler.build.download import Patience
-
-        self._session = session
-        self._store = store
-        self._emit = emit
-        self._missing = missing
-        self._mirrors = mirrors
-        self._step = step
-        self._patience = patience or Patience()
-        self._total = sum(package.size for package in missing)
-        self._done: dict[Package, int] = {}
-        self._failing: set[str] = set()
-        self._lock = threading.Lock()
-        self._stop = threading.Event()
-
-    def all(self, threads: int) -> None:
-        """Download everything; the largest first, so that no thread is left alone with it at the end."""
-        gone: dict[Package, list[str]] = {}
-        with ThreadPoolExecutor(threads, "deb") as pool:
-            ordered = sorted(self._missing, key=lambda package: -package.size)
-            futures = {pool.submit(self._one, package): package for package in ordered}
-            try:
-                for future in as_completed(futures):
-                    if reasons := future.result():
-                        gone[futures[future]] = reasons
-            except BaseException:
-                self._stop.set()
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        if gone:
-            detail = []
-            for package in sorted(gone):
-                detail += [f"{package.label}:", *(f"  {reason}" for reason in gone[package])]
-            first = min(gone).label
-            fact = f"the package `{first}` is" if len(gone) == 1 else f"{len(gone)} packages (`{first}`, …) are"
-            raise LockError(f"{fact} gone from everywhere", detail=detail, hint="`assemble lock --update`")
-
-    def _one(self, package: Package) -> list[str]:
-        """Get one package from the first address that has it; otherwise why no address does."""
-        reasons: list[str] = []
-        failure: AssembleError | None = None
-        for address in package.addresses(self._mirrors):
-            try:
-                self._get(package, address)
-            except (LockError, UntrustedInputError, VerifyError) as error:
-                reasons.append(f"{address}: {error.fact}")
-            except RegistryError as error:
-                failure = error
-                reasons.append(f"{address}: {error.fact}")
-                with self._lock:
-                    self._failing.add(urlsplit(address).netloc)
-            else:
-                return []
-        if failure:
-            raise RegistryError(
-                f"the package `{package.label}` cannot be downloaded", detail=reasons, hint=failure.hint
-            ) from failure
-        return reasons
-
-    def _get(self, package: Package, address: str) -> None:
-        from assembler.build.download import download
-
-        if self._stop.is_set():
-            raise _StoppedError
-        parts = urlsplit(address)
-        if parts.scheme in _LOCAL:
-            try:
-                with Path(unquote(parts.path)).open("rb") as stream:
-                    self._store.put_stream(stream, package.digest, package.size)
-            except OSError as error:
-                raise LockError(refused(error)) from error
-            self._progress(package, package.size)
-            return
-        with self._lock:
-            # A server that used up our patience once gets one try a package from then on.
-            patience = replace(self._patience, attempts=1) if parts.netloc in self._failing else self._patience
-        download(
-            self._session,
-            address,
-            self._store,
-            digest=package.digest,
-            size=package.size,
-            progress=lambda done, _total: self._progress(package, done),
-            patience=patience,
-        )
-
-    def _progress(self, package: Package, done: int) -> None:
-        if self._stop.is_set():
-            raise _StoppedError
-        if self._step:
-            with self._lock:
-                self._done[package] = done
-                through = sum(self._done.values())
-                self._emit(StepProgress(step=self._step, done_bytes=through, total_bytes=self._total))
 
 
 def _count(packages: Sequence[Package]) -> str:

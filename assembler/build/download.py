@@ -91,6 +91,26 @@ def get(
     return _patiently(attempt, url, patience or Patience())
 
 
+def stated_size(session: requests.Session, url: str, *, patience: Patience | None = None) -> int | None:
+    """How many bytes the server says that a file has; None when it does not say, or has no such file."""
+    import requests
+
+    def attempt() -> requests.Response:
+        try:
+            response = session.head(
+                url, headers={"Accept-Encoding": "identity"}, timeout=_TIMEOUT_SECONDS, allow_redirects=True
+            )
+        except requests.RequestException as error:
+            raise _trouble(error, url) from error
+        if response.status_code in _TRANSIENT:
+            raise _TransientError(f"the server answered {response.status_code}")
+        return response
+
+    response = _patiently(attempt, url, patience or Patience())
+    length = response.headers.get("Content-Length", "")
+    return int(length) if response.status_code == 200 and length.isdigit() and int(length) else None
+
+
 def download(
     session: requests.Session,
     url: str,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
-from assembler.tree.entry import Content, Entry, Slice
+from assembler.tree.entry import Content, Entry, Slice, ZipMember
 
 Action = Literal["below", "files", "drop", "empty"]
 
@@ -155,6 +155,8 @@ def _read(content: Content, amount: int) -> bytes:
     """The first bytes of a content."""
     if isinstance(content, bytes):
         return content[:amount]
+    if isinstance(content, ZipMember):
+        raise TypeError("a difference has no zip members")
     path, offset = (content.path, content.offset) if isinstance(content, Slice) else (content, 0)
     with Path(path).open("rb") as file:
         file.seek(offset)

@@ -1,4 +1,4 @@
-"""Source distributions of a Python package index, by its simple API (PEP 503, PEP 691, PEP 700).
+"""A Python package index, by its simple API (PEP 503, PEP 691, PEP 700): what files a project has.
 
 Which index: what the user's uv or pip is set to, by environment or configuration file. The lock keeps project,
 file name and hash but no URL, so that any mirror can serve it.
@@ -6,26 +6,21 @@ file name and hash but no URL, so that any mirror can serve it.
 
 from __future__ import annotations
 
-import configparser
 import html.parser
-import os
 import re
-import sys
-import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urljoin, urlsplit
 
 from assembler.build.download import Patience, get, without_credentials
+from assembler.build.index_settings import read_settings
 from assembler.errors import ManifestError, RegistryError
 from assembler.oci.digest import Digest
 
 if TYPE_CHECKING:
     import requests
 
-DEFAULT_INDEX: Final = "https://pypi.org/simple"
 _ACCEPT: Final = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 _SUFFIXES: Final = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip")
 _PAGE_LIMIT: Final = 128 << 20
@@ -48,60 +43,7 @@ def normalised(project: str) -> str:
 
 def index_urls(environment: Mapping[str, str] | None = None) -> tuple[str, ...]:
     """The indexes to ask, in order: extra ones first, as uv does, then the default one."""
-    env = os.environ if environment is None else environment
-    default, extra = "", []
-    for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"):
-        default = default or _named(env.get(name, ""))
-    for name in ("UV_INDEX", "UV_EXTRA_INDEX_URL", "PIP_EXTRA_INDEX_URL"):
-        extra += [_named(text) for text in env.get(name, "").split()]
-    for file_default, file_extra in (*_uv_files(env), *_pip_files(env)):
-        default = default or file_default
-        extra += file_extra
-    return tuple(dict.fromkeys(url.rstrip("/") for url in (*extra, default or DEFAULT_INDEX) if url))
-
-
-def _named(text: str) -> str:
-    """uv writes `name=URL`; the name is for pinning, which is not needed here."""
-    name, equals, url = text.strip().partition("=")
-    return url if equals and "/" not in name and ":" not in name else text.strip()
-
-
-def _uv_files(env: Mapping[str, str]) -> Iterator[tuple[str, list[str]]]:
-    config = Path(env.get("XDG_CONFIG_HOME") or Path(env.get("HOME", "/")) / ".config")
-    chosen = env.get("UV_CONFIG_FILE")
-    for path in [Path(chosen)] if chosen else [config / "uv/uv.toml", Path("/etc/uv/uv.toml")]:
-        try:
-            value = tomllib.loads(path.read_text())
-        except (OSError, ValueError):
-            continue
-        pip = value.get("pip", {})
-        indexes = [each for each in value.get("index", []) if isinstance(each, dict) and "url" in each]
-        default = next((each["url"] for each in indexes if each.get("default")), "")
-        extra = [each["url"] for each in indexes if not each.get("default") and not each.get("explicit")]
-        extra += value.get("extra-index-url", []) + pip.get("extra-index-url", [])
-        yield default or value.get("index-url", "") or pip.get("index-url", ""), extra
-
-
-def _pip_files(env: Mapping[str, str]) -> Iterator[tuple[str, list[str]]]:
-    """pip's files, the strongest first; `:env:`-like settings were read before."""
-    home = Path(env.get("HOME", "/"))
-    config = Path(env.get("XDG_CONFIG_HOME") or home / ".config")
-    chosen = env.get("PIP_CONFIG_FILE")
-    if chosen == os.devnull:
-        return
-    paths = [Path(sys.prefix) / "pip.conf", config / "pip/pip.conf", home / ".pip/pip.conf"]
-    paths += [Path(each) / "pip/pip.conf" for each in (env.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":")]
-    for path in [*([Path(chosen)] if chosen else []), *paths, Path("/etc/pip.conf")]:
-        parser = configparser.RawConfigParser()
-        try:
-            parser.read_string(path.read_text())
-        except (OSError, ValueError, configparser.Error):
-            continue
-        for section in ("download", "install", "global"):
-            default = parser.get(section, "index-url", fallback="").strip()
-            extra = parser.get(section, "extra-index-url", fallback="").split()
-            if default or extra:
-                yield default, extra
+    return read_settings(environment).urls()
 
 
 def find_sdist(

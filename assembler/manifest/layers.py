@@ -18,32 +18,11 @@ from assembler.manifest.fields import (
     Mode,
     Model,
     Name,
-    Requirement,
     Text,
     wrong,
 )
-from assembler.manifest.steps import Network, Packages, Word
-
-
-class Wheels(Model):
-    """Python packages, resolved by hash and written as layers without pip."""
-
-    requirements: tuple[Requirement, ...] = Field((), description="requirements, such as `torch==2.7.0`")
-    file: Text | None = Field(None, description="requirements file, relative to the file that says it")
-    into: AbsolutePath = Field("/opt/venv", description="directory of the virtual environment")
-    python: Text = Field(description="version of the interpreter, such as `3.11`")
-    index: Word | None = Field(None, description="URL of the index; uv's and pip's own settings otherwise")
-    extra_index: tuple[Word, ...] = Field((), description="URLs of further indexes")
-    constraints: tuple[Requirement, ...] = Field(
-        (), description="versions that must not be left, such as `numpy<2`"
-    )
-    exclude: tuple[Requirement, ...] = Field((), description="distributions that the base already provides")
-    split: tuple[Requirement, ...] = Field((), description="distributions that get a layer of their own")
-
-    @model_validator(mode="after")
-    def _something_to_install(self) -> Wheels:
-        self.exactly_one("requirements", "file")
-        return self
+from assembler.manifest.python import Wheels
+from assembler.manifest.steps import Network, Packages
 
 
 class Copy(Model):

@@ -346,19 +346,23 @@ class _Loader:
             self.known_source(unit, (*steps, "copy", "source"), entry.copy_.source)
         if entry.copy_ is not None and entry.copy_.image is not None and entry.copy_.image.manifest:
             self.base_manifest(unit, (*steps, "copy", "image"), entry.copy_.image)
-        if entry.wheels is not None and entry.wheels.file is not None:
-            self.known_file(unit, (*steps, "wheels", "file"), entry.wheels.file)
+        if wheels := entry.wheels:
+            for name, kind in (("file", "file"), ("wheelhouse", "directory")):
+                if text := getattr(wheels, name):
+                    self.known_file(unit, (*steps, "wheels", name), text, kind)
+            if wheels.artifact is not None:
+                self.known_artifact(unit, (*steps, "wheels", "artifact"), wheels.artifact)
         for index, file in enumerate(entry.files):
             if file.from_file is not None:
                 self.known_file(unit, (*steps, "files", index, "from-file"), file.from_file)
 
-    def known_file(self, unit: _Unit, steps: Steps, text: str) -> None:
-        path = unit.path.absolute().parent / text
-        if path.is_file():
-            self.files[path] = None
+    def known_file(self, unit: _Unit, steps: Steps, text: str, kind: str = "file") -> None:
+        path, is_there = unit.path.absolute().parent / text, Path.is_file if kind == "file" else Path.is_dir
+        if is_there(path):
+            self.files |= {path: None} if kind == "file" else {}
         elif not self.problems.is_blamed(unit.document, steps):
-            hint = did_you_mean(path.name, [each.name for each in path.parent.glob("*") if each.is_file()])
-            self.problems.add(unit.document, steps, f"no file `{text}`", hint=hint)
+            hint = did_you_mean(path.name, [each.name for each in path.parent.glob("*") if is_there(each)])
+            self.problems.add(unit.document, steps, f"no {kind} `{text}`", hint=hint)
 
     def known_source(self, unit: _Unit, steps: Steps, name: str) -> None:
         names = unit.names("sources")

@@ -31,7 +31,8 @@ from assembler.manifest.fields import (
     size_bytes,
     wrong,
 )
-from assembler.manifest.layers import Copy, FileEntry, LayerEntry, Run, Wheels
+from assembler.manifest.layers import Copy, FileEntry, LayerEntry, Run
+from assembler.manifest.python import Wheels
 from assembler.manifest.steps import CMakeOptions, CompileStep, Packages, ScriptOptions, Source
 
 __all__ = [

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -17,12 +17,16 @@ from typing import Final, TypeAlias
 from assembler.errors import NodeError, StepError, refused
 from assembler.pack import ustar
 from assembler.pack.compress import CHUNK
-from assembler.tree.entry import Entry, Slice
+from assembler.pack.members import Archives, MemberReader
+from assembler.tree.entry import Entry, Slice, ZipMember
 
 _READERS: Final = 3
 
-Piece: TypeAlias = bytes | tuple[Entry, int, int]
-"""Part of a chunk: bytes as they are, or `amount` bytes of an entry's content from `offset`."""
+Piece: TypeAlias = bytes | tuple[Entry | MemberReader, int, int]
+"""Part of a chunk: bytes as they are, or `amount` bytes of a file's content from `offset`."""
+
+Watch: TypeAlias = Callable[[Iterator[list[Piece]]], Iterator[list[Piece]]]
+"""Sees what each chunk is made of, on its way to being filled."""
 
 
 class ReadAhead:
@@ -33,8 +37,10 @@ class ReadAhead:
     Raises StepError when a file is not as large as its entry says, NodeError when one cannot be read.
     """
 
-    def __init__(self, entries: Sequence[Entry], epoch: int, held: int) -> None:
-        self._chunks = cut(entries, epoch)
+    def __init__(self, entries: Sequence[Entry], epoch: int, held: int, watch: Watch | None = None) -> None:
+        self._archives = Archives()
+        chunks = cut(entries, epoch, self._archives)
+        self._chunks = watch(chunks) if watch else chunks
         # One byte more than a chunk: a file that grew shows itself by it.
         self._free = [memoryview(bytearray(CHUNK + 1)) for _ in range(_READERS + held)]
         self._reading: deque[tuple[memoryview, Future[int]]] = deque()
@@ -45,6 +51,7 @@ class ReadAhead:
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
+        self._archives.__exit__()
 
     def __iter__(self) -> Iterator[memoryview]:
         """Chunks of `CHUNK` bytes; the last may be shorter."""
@@ -65,7 +72,7 @@ class ReadAhead:
         self._free.append(memoryview(chunk.obj))
 
 
-def cut(entries: Sequence[Entry], epoch: int) -> Iterator[list[Piece]]:
+def cut(entries: Sequence[Entry], epoch: int, archives: Archives) -> Iterator[list[Piece]]:
     """The whole tar as pieces, `CHUNK` bytes at a time."""
     pieces: list[Piece] = []
     room = CHUNK
@@ -80,14 +87,15 @@ def cut(entries: Sequence[Entry], epoch: int) -> Iterator[list[Piece]]:
         if entry.kind != "file":
             continue
         offset, size = 0, entry.size
+        source = archives.reader(entry.content) if isinstance(entry.content, ZipMember) else entry
         while size - offset > room:
             if room:
-                pieces.append((entry, offset, room))
+                pieces.append((source, offset, room))
                 offset += room
             yield pieces
             pieces, room = [], CHUNK
         # An empty file gets its piece too: it may have grown.
-        pieces.append((entry, offset, size - offset))
+        pieces.append((source, offset, size - offset))
         room -= size - offset
         # Headers and contents are whole blocks and so is a chunk: the padding always fits.
         if padding := ustar.padding(size):
@@ -110,9 +118,12 @@ def _fill(pieces: Sequence[Piece], buffer: memoryview) -> int:
             end = position + len(piece)
             buffer[position:end] = piece
         else:
-            entry, offset, amount = piece
+            source, offset, amount = piece
             end = position + amount
-            _copy(entry, offset, amount, buffer[position : end + 1])
+            if isinstance(source, Entry):
+                _copy(source, offset, amount, buffer[position : end + 1])
+            else:
+                source.fill(offset, buffer[position:end])
         position = end
     return position
 
@@ -125,8 +136,8 @@ def _copy(entry: Entry, offset: int, amount: int, view: memoryview) -> None:
             raise _changed(entry)
         view[:amount] = content[offset : offset + amount]
         return
-    if content is None:
-        raise ValueError(f"`{entry.path}` is a file without content")
+    if content is None or isinstance(content, ZipMember):
+        raise ValueError(f"`{entry.path}` is a file without content of its own")
     try:
         if isinstance(content, Slice):
             found = _read(content.path, content.offset + offset, view[:amount])

@@ -23,7 +23,7 @@ from assembler.oci.descriptor import COMPRESSOR, Descriptor
 from assembler.oci.digest import Digest
 from assembler.oci.image import BlobLayer
 from assembler.oci.layout import BlobWriter, Store
-from assembler.pack.chunks import ReadAhead
+from assembler.pack.chunks import ReadAhead, Watch
 from assembler.pack.compress import (
     CHUNK,
     Compression,
@@ -32,6 +32,7 @@ from assembler.pack.compress import (
     media_type,
     open_compressor,
 )
+from assembler.pack.splice import is_spliced, open_splicer, splicer_id
 from assembler.tree.builder import arrange
 from assembler.tree.entry import Entry
 
@@ -75,28 +76,36 @@ def pack(
     progress: Callable[[int], None] | None = None,
     follower: Follower | None = None,
     tap: Tap | None = None,
+    watch: Watch | None = None,
 ) -> PackedLayer:
     """Pack `entries` into a layer of `store`. Equal entries give equal bytes, in whatever order they come.
 
     `epoch` is the time of every entry, in seconds since 1970. `progress` is told the uncompressed bytes that are
-    through so far. `follower` may read the blob while it grows, `tap` gets the tar before it is compressed; what
-    they raise ends the packing. Nothing is stored unless all went well.
+    through so far. `follower` may read the blob while it grows, `tap` gets the tar before it is compressed, and
+    `watch` sees what its chunks are made of; what they raise ends the packing. Nothing is stored unless all went
+    well.
 
     StepError when a file is not as large as its entry says, NodeError when one cannot be read or the store
     cannot be written.
     """
     arranged = _arranged(entries, epoch)
+    spliced = is_spliced(arranged, compression)
     with ExitStack() as stack:
         blob = stack.enter_context(store.writer())
-        compressor = open_compressor(compression, level, threads)
+        compressor: Compressor
+        if spliced:
+            compressor = splicer = open_splicer(level, threads)
+            watch = splicer.watch
+        else:
+            compressor = open_compressor(compression, level, threads)
         stack.callback(compressor.close)
         if follower:
             follower.begin(blob.path)
         run = stack.enter_context(_Run(compressor, blob, follower, progress, store, tap))
-        run.pack(stack.enter_context(ReadAhead(arranged, epoch, run.ahead)))
+        run.pack(stack.enter_context(ReadAhead(arranged, epoch, run.ahead, watch)))
         digest = Digest("sha256:" + run.packed.hexdigest())
         commit(blob, digest, store)
-    descriptor = layer_descriptor(digest, run.packed_bytes, compression, level)
+    descriptor = layer_descriptor(digest, run.packed_bytes, compression, level, spliced=spliced)
     diff_id = Digest("sha256:" + run.plain.hexdigest())
     return PackedLayer(
         layer=BlobLayer(descriptor=descriptor, diff_id=diff_id, created_by=created_by),
@@ -127,13 +136,15 @@ def _arranged(entries: Sequence[Entry], epoch: int) -> tuple[Entry, ...]:
     return arrange(entries)
 
 
-def layer_descriptor(digest: Digest, size: int, compression: Compression, level: int | None = None) -> Descriptor:
+def layer_descriptor(
+    digest: Digest, size: int, compression: Compression, level: int | None = None, *, spliced: bool = False
+) -> Descriptor:
     """The descriptor of a layer that was compressed here, with the compressor as annotation."""
     return Descriptor(
         media_type=media_type(compression),
         digest=digest,
         size=size,
-        annotations={COMPRESSOR: compressor_id(compression, level)},
+        annotations={COMPRESSOR: splicer_id(level) if spliced else compressor_id(compression, level)},
     )
 
 

@@ -21,7 +21,9 @@ from assembler.oci import media_types
 from assembler.oci.digest import Digest, Readable
 from assembler.oci.image import BlobLayer
 from assembler.oci.layout import BlobWriter, Store
-from assembler.pack.compress import CHUNK, Compression, open_compressor
+from assembler.pack.chunks import Watch
+from assembler.pack.compress import CHUNK, Compression, Compressor, open_compressor
+from assembler.pack.splice import is_spliced, open_splicer
 from assembler.pack.tarball import Follower, PackedLayer, cannot_write, commit, layer_descriptor, pack
 from assembler.tree.entry import Entry
 
@@ -43,7 +45,8 @@ def pack_twins(
     """
     first, second = compressions
     with ExitStack() as stack:
-        output = stack.enter_context(_Output(store, second, threads))
+        spliced = is_spliced(entries, second)
+        output = stack.enter_context(_Output(store, second, threads, spliced=spliced))
         packed = pack(
             entries,
             store,
@@ -54,9 +57,10 @@ def pack_twins(
             progress=progress,
             follower=follower,
             tap=output.add,
+            watch=output.watch,
         )
         digest, size = output.finish()
-    other = replace(packed.layer, descriptor=layer_descriptor(digest, size, second))
+    other = replace(packed.layer, descriptor=layer_descriptor(digest, size, second, spliced=spliced))
     return packed, replace(packed, layer=other)
 
 
@@ -98,12 +102,16 @@ def recompress(
 class _Output:
     """A blob of the store that is compressed chunk by chunk; `ahead` chunks may be on their way at once."""
 
-    def __init__(self, store: Store, compression: Compression, threads: int | None) -> None:
+    def __init__(
+        self, store: Store, compression: Compression, threads: int | None, *, spliced: bool = False
+    ) -> None:
         self._store = store
         self._hash = hashlib.sha256()
         self._size = 0
         self._compression = compression
         self._threads = threads
+        self._spliced = spliced
+        self.watch: Watch | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> _Output:
@@ -112,7 +120,11 @@ class _Output:
             # Ended last: it waits for chunks that the compressor still has.
             self._writer = ThreadPoolExecutor(1, "write-twin")
             stack.callback(self._writer.shutdown, cancel_futures=True)
-            self._compressor = open_compressor(self._compression, None, self._threads)
+            if self._spliced:
+                self._compressor: Compressor = (splicer := open_splicer(None, self._threads))
+                self.watch = splicer.watch
+            else:
+                self._compressor = open_compressor(self._compression, None, self._threads)
             stack.callback(self._compressor.close)
             self._stack = stack.pop_all()
         self.ahead = self._compressor.threads + 2

@@ -15,6 +15,25 @@ from typing import Any, Literal
 from assembler.manifest.library import BoundLayer, LoadedManifest, Scope
 from assembler.manifest.models import CompileStep, LayerEntry
 from assembler.plan.key import key_of, subset
+from assembler.plan.names import compile_id, layer_id, layer_name, qualified, toolchain_id, wheel_layer_id
+
+__all__ = [
+    "BaseFact",
+    "Facts",
+    "Plan",
+    "Step",
+    "StepKind",
+    "StepState",
+    "WheelFact",
+    "artifact_of",
+    "build_plan",
+    "compile_id",
+    "layer_id",
+    "layer_name",
+    "toolchain_id",
+    "used_compile_steps",
+    "wheel_layer_id",
+]
 
 StepKind = Literal["base", "toolchain", "compile", "packages", "run", "pack", "image", "index"]
 StepState = Literal["cached", "todo", "unknown"]
@@ -67,6 +86,22 @@ class BaseFact:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WheelFact:
+    """One layer of Python packages: its name in ids, its title for people, what decides its bytes as JSON, and how
+    much of it is to be fetched.
+
+    `needs` are the compile steps whose wheels are in it.
+    """
+
+    name: str
+    title: str
+    facts: Mapping[str, Any]
+    needs: tuple[str, ...] = ()
+    detail: str = ""
+    bytes_download: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """What the world answered.
 
@@ -74,7 +109,8 @@ class Facts:
     of a file which a `files` layer takes in. `trees` maps the number of a layer that is copied from a directory of
     this host to its diff ID, which says it all; None stands for one that was never packed before. `packages` maps
     a step id to the SHA-256 digests of its .debs in installation order, None while they are not locked. `images`
-    maps the number of a layer to the image that it copies out of.
+    maps the number of a layer to the image that it copies out of. `wheels` maps the number of a `wheels` layer to
+    the layers of the image that it becomes, none or many, None while they are not locked.
     """
 
     platform: str
@@ -86,6 +122,7 @@ class Facts:
     packages: Mapping[str, Sequence[str] | None]
     compressor: str
     images: Mapping[int, BaseFact] = field(default_factory=dict)
+    wheels: Mapping[int, Sequence[WheelFact] | None] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     known: Callable[[str], bool] = lambda _key: False
 
@@ -104,6 +141,12 @@ class Plan:
             if step.id == identifier:
                 return step
         raise KeyError(identifier)
+
+    def layer_steps(self, index: int | None = None) -> tuple[Step, ...]:
+        """The steps that make layer number `index` of the manifest, lowest first; of all layers when None."""
+        return tuple(
+            step for step in self.steps if step.layer is not None and (index is None or step.layer == index)
+        )
 
     @property
     def image(self) -> Step:
@@ -137,19 +180,11 @@ class Plan:
         }
 
 
-def toolchain_id(scope: Scope, name: str) -> str:
-    """Id of the step that installs a compile step's packages into the devel base."""
-    return f"toolchain:{_qualified(scope, name)}"
-
-
-def compile_id(scope: Scope, name: str) -> str:
-    """Id of a compile step."""
-    return f"compile:{_qualified(scope, name)}"
-
-
-def layer_id(index: int) -> str:
-    """Id of the step that makes layer number `index`, counted from 0 at the bottom."""
-    return f"layer:{index}"
+def artifact_of(entry: LayerEntry) -> str | None:
+    """`step.artifact` of the compile step that a layer ships something of."""
+    if entry.copy_:
+        return entry.copy_.artifact
+    return entry.wheels.artifact if entry.wheels else None
 
 
 def image_id(facts: Facts, index: int) -> str:
@@ -162,8 +197,8 @@ def used_compile_steps(loaded: LoadedManifest) -> Iterator[tuple[Scope, str, Com
     """The compile steps that some layer ships something of, each once, in layer order."""
     seen: set[str] = set()
     for layer in loaded.layers:
-        if layer.entry.copy_ and layer.entry.copy_.artifact:
-            name = layer.entry.copy_.artifact.partition(".")[0]
+        if artifact := artifact_of(layer.entry):
+            name = artifact.partition(".")[0]
             identifier = compile_id(layer.scope, name)
             if identifier not in seen:
                 seen.add(identifier)
@@ -185,20 +220,24 @@ def build_plan(loaded: LoadedManifest, facts: Facts) -> Plan:
         for step in _compile_steps(loaded, facts, scope, name, compile_step, keys):
             steps.append(step)
             keys[step.id] = step.key
+    layers: list[Step] = []
     for index, layer in enumerate(loaded.layers):
-        step = _layer_step(facts, index, layer, loaded.layers, keys)
-        steps.append(step)
-        keys[step.id] = step.key
-    layer_ids = tuple(layer_id(index) for index in range(len(loaded.layers)))
-    needs = ("base:runtime", *layer_ids)
-    image_facts = {"settings": facts.settings, "platform": facts.platform, "epoch": loaded.manifest.epoch}
+        if layer.entry.wheels:
+            made = _wheel_steps(facts, index, layer.entry, keys)
+        else:
+            made = [_layer_step(facts, index, layer, layers, keys)]
+        layers += made
+        keys |= {step.id: step.key for step in made}
+    steps += layers
+    needs = ("base:runtime", *[step.id for step in layers])
+    image_facts = {
+        "settings": {**facts.settings, "names": [step.name for step in layers]},
+        "platform": facts.platform,
+        "epoch": loaded.manifest.epoch,
+    }
     key = _key("image", needs, keys, image_facts)
     steps.append(_step(facts, "image", "image", loaded.manifest.name, key, needs))
     return Plan(manifest=str(loaded.path), platform=facts.platform, steps=tuple(steps))
-
-
-def _qualified(scope: Scope, name: str) -> str:
-    return f"{scope.name}.{name}" if scope.name else name
 
 
 def _base_step(role: str, fact: BaseFact) -> Step:
@@ -253,7 +292,7 @@ def _compile_steps(
     keys: dict[str, str | None],
 ) -> Iterator[Step]:
     """The toolchain step, where packages are asked for, and the compile step."""
-    label = _qualified(scope, name)
+    label = qualified(scope, name)
     needs: tuple[str, ...] = ("base:devel",)
     if step.packages.apt:
         identifier = toolchain_id(scope, name)
@@ -280,7 +319,7 @@ def _layer_step(
     facts: Facts,
     index: int,
     layer: BoundLayer,
-    layers: Sequence[BoundLayer],
+    below: Sequence[Step],
     keys: Mapping[str, str | None],
 ) -> Step:
     entry = layer.entry
@@ -292,7 +331,7 @@ def _layer_step(
         step = _step(facts, identifier, "pack", layer_name(entry), key, (), layer=index)
         return step if key else replace(step, state="todo", detail="new")
     if entry.packages:
-        needs = ("base:runtime", *_earlier(layers, index, packages_only=True))
+        needs = ("base:runtime", *_earlier(below, packages_only=True))
         packages = facts.packages.get(identifier)
         key = None
         if packages is not None:
@@ -300,7 +339,7 @@ def _layer_step(
         count = f"{len(packages)} packages" if packages is not None else "packages are not locked yet"
         return _step(facts, identifier, "packages", layer_name(entry), key, needs, detail=count, layer=index)
     if entry.run:
-        needs = ("base:runtime", *_earlier(layers, index, packages_only=False))
+        needs = ("base:runtime", *_earlier(below, packages_only=False))
         description = entry.run.model_dump(mode="json")
         key = _key("run", needs, keys, {**common, "run": description, "platform": facts.platform})
         return _step(facts, identifier, "run", layer_name(entry), key, needs, layer=index)
@@ -336,30 +375,23 @@ def copied_key(compressor: str, diff_id: str) -> str:
     return key_of("pack", {"compressor": compressor, "diff_id": diff_id})
 
 
-def _earlier(layers: Sequence[BoundLayer], index: int, *, packages_only: bool) -> tuple[str, ...]:
+def _earlier(below: Sequence[Step], *, packages_only: bool) -> tuple[str, ...]:
     """Layers below that a step in the runtime base sees: for packages only those which can change packages."""
-    return tuple(
-        layer_id(number)
-        for number, layer in enumerate(layers[:index])
-        if not packages_only or layer.entry.packages or layer.entry.run
-    )
+    return tuple(step.id for step in below if not packages_only or step.kind in ("packages", "run"))
 
 
-def layer_name(entry: LayerEntry) -> str:
-    """What a layer is called in tables and in the image's history.
-
-    It says what the manifest says, without host paths, so that it is the same on every machine.
-    """
-    if entry.packages:
-        return "packages " + " ".join(entry.packages.apt)
-    if entry.run:
-        return "run " + " ".join(entry.run.command)
-    if entry.files:
-        paths = [item.path for item in entry.files]
-        return "files " + " ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
-    if entry.copy_:
-        image = entry.copy_.image
-        what = entry.copy_.artifact or entry.copy_.source or (image.label if image else "")
-        path = f"/{entry.copy_.path.lstrip('/')}" if entry.copy_.path else ""
-        return f"copy {what}{path} to {entry.copy_.to}"
-    return "layer"
+def _wheel_steps(facts: Facts, index: int, entry: LayerEntry, keys: Mapping[str, str | None]) -> list[Step]:
+    """The layers that a `wheels` entry becomes; one step without a key while they are not locked."""
+    groups = facts.wheels.get(index)
+    if groups is None:
+        detail = "wheels are not locked yet"
+        return [_step(facts, layer_id(index), "pack", layer_name(entry), None, (), detail=detail, layer=index)]
+    steps = []
+    for group in groups:
+        key = _key("wheels", group.needs, keys, {"compressor": facts.compressor, "wheels": dict(group.facts)})
+        identifier = wheel_layer_id(index, group.name)
+        name = f"wheels {group.title}"
+        step = _step(facts, identifier, "pack", name, key, group.needs, detail=group.detail, layer=index)
+        missing = group.bytes_download if step.state != "cached" else 0
+        steps.append(replace(step, bytes_download=missing or None))
+    return steps

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assembler.errors import LockError, ManifestError, refused
+from assembler.errors import LockError, ManifestError
 from assembler.manifest.library import LoadedManifest, Scope, load
-from assembler.oci.digest import Digest
 from assembler.oci.image import BlobLayer, Image, append
 from assembler.oci.platform import Platform
 from assembler.pack.compress import Compression, other_than
@@ -18,19 +17,20 @@ from assembler.pack.tarball import compressor_id
 from assembler.plan.graph import (
     Facts,
     Plan,
+    Step,
     build_plan,
     layer_id,
-    layer_name,
     toolchain_id,
     used_compile_steps,
 )
 from assembler.plan.key import key_of
 from assembler.plan.settings import settings_facts
-from assembler.steps import bases, compiling, copies, copying, packing, records, stacking
+from assembler.steps import bases, compiling, copies, copying, layers, packing, records, stacking
 from assembler.steps.bases import BaseHandle
 from assembler.steps.locking import locking_of
 from assembler.steps.places import source_errors
 from assembler.steps.stacking import BuiltImage
+from assembler.steps.wheels import WheelLayers
 
 if TYPE_CHECKING:
     from assembler.build.debs import Package
@@ -69,9 +69,10 @@ class Assembly:
         self.also = also
         self.locking = locking_of(session, loaded)
         self._depth = depth
-        self.layers: dict[int, BlobLayer] = {}
+        self.layers: dict[str, BlobLayer] = {}
         self.nested: list[Assembly] = []
         self.trees: dict[tuple[str, str], TreeState] = {}
+        self.wheels = WheelLayers(self)
 
     # what is known
 
@@ -166,6 +167,11 @@ class Assembly:
                 steps[layer_id(index)] = tuple(layer.entry.packages.apt)
         return steps
 
+    @property
+    def layer_packages(self) -> list[str]:
+        """The ids of the steps that make `packages` layers."""
+        return [step for step in self._package_steps if not step.startswith("toolchain:")]
+
     @staticmethod
     def _only_apt(packages: Any, place: str) -> None:
         for other in ("dnf", "apk"):
@@ -249,6 +255,7 @@ class Assembly:
             self.source_answer(scope, name)
         for step in self._package_steps:
             self.packages(step, lock=True)
+        self.wheels.lock()
         self.locking.save(prune=not self.loaded.overrides)
 
     def used_sources(self) -> list[tuple[Scope, str]]:
@@ -278,7 +285,7 @@ class Assembly:
             runtime=self.runtime.fact,
             devel=self.devel.fact if self.devel else None,
             sources=self._source_facts(),
-            files=self._taken_files(),
+            files=layers.taken_files(self.loaded),
             trees=copies.tree_facts(self, exact=exact),
             packages={
                 step: None if found is None else [package.sha256 for package in found]
@@ -286,9 +293,9 @@ class Assembly:
             },
             compressor=compressor_id(self.compression),
             images={index: handle.fact for index, handle in self.images.items()},
+            wheels=self.wheels.facts(),
             settings={
                 "image": settings_facts(self.loaded.manifest.image),
-                "names": [layer_name(layer.entry) for layer in self.loaded.layers],
                 "name": self.loaded.manifest.name,
             },
             known=lambda key: records.known(self.session.store, key),
@@ -324,20 +331,6 @@ class Assembly:
             self.trees[scope.name, name] = state
         return self.trees[scope.name, name]
 
-    def _taken_files(self) -> dict[tuple[str, str], str]:
-        """(scope name, path as written) → digest of the host files that `files` layers take in."""
-        found = {}
-        for layer in self.loaded.layers:
-            for item in layer.entry.files:
-                if item.from_file:
-                    path = layer.scope.directory / item.from_file
-                    try:
-                        found[layer.scope.name, item.from_file] = str(Digest.of(path.read_bytes()))
-                    except OSError as error:
-                        fact = f"`{item.from_file}` cannot be read: {refused(error)}"
-                        raise ManifestError(fact, place=layer.place) from error
-        return found
-
     # the work
 
     def build(self) -> BuiltImage:
@@ -351,16 +344,17 @@ class Assembly:
             self.session.ready()
             self.lock()
             plan = self.plan(exact=exact)
-        found = stacking.finished(self, plan.image.key) if plan.image.key else None
+        found = stacking.finished(self, plan, plan.image.key) if plan.image.key else None
         if found is not None:
             return found
-        for step in plan.work:
-            if step.kind == "compile":
-                compiling.compile_one(self, plan, step)
-            elif step.layer is not None:
-                self.layers[step.layer] = packing.make_layer(self, plan, step.layer)
-                if step.key is None:
-                    plan = self.plan(exact=False)
+        with self.wheels.fetching(plan):
+            for step in plan.work:
+                if step.kind == "compile":
+                    compiling.compile_one(self, plan, step)
+                elif step.layer is not None and step.id not in self.layers:
+                    self.layers[step.id] = packing.make_layer(self, plan, step)
+                    if step.key is None:
+                        plan = self.plan(exact=False)
         key = plan.image.key
         if key is None:
             missing = ", ".join(step.id for step in plan.steps if step.key is None)
@@ -373,22 +367,23 @@ class Assembly:
         stand_ins = {index: diff_id or "new" for index, diff_id in facts.trees.items()}
         return build_plan(self.loaded, replace(facts, trees=stand_ins)).image.key is not None
 
-    def layer(self, plan: Plan, index: int) -> BlobLayer:
-        """A layer that is in the store, or is made now."""
-        if index not in self.layers:
-            step = plan.step(layer_id(index))
-            name = layer_name(self.loaded.layers[index].entry)
-            found = records.layer_from_record(self.session.store, str(step.key), name)
+    def blobs(self, plan: Plan, layers: Iterable[int] | None = None) -> list[BlobLayer]:
+        """The blobs of these layers, of all when None; those that are not in the store are made now."""
+        steps = plan.layer_steps()
+        wanted = None if layers is None else set(layers)
+        return [self._blob(plan, step) for step in steps if wanted is None or step.layer in wanted]
+
+    def _blob(self, plan: Plan, step: Step) -> BlobLayer:
+        if step.id not in self.layers:
+            found = records.layer_from_record(self.session.store, str(step.key), step.name)
             if found is not None:
                 self.cached(step.id, "pack", step.name, str(step.key))
-            self.layers[index] = found or packing.make_layer(self, plan, index)
-        return self.layers[index]
+            self.layers[step.id] = found or packing.make_layer(self, plan, step)
+        return self.layers[step.id]
 
-    def stack(self, plan: Plan, layers: int | None = None) -> Image:
-        """The base with the lowest `layers` layers on it; all of them when None."""
-        count = len(self.loaded.layers) if layers is None else layers
-        blobs = [self.layer(plan, index) for index in range(count)]
-        return append(self.runtime.image(), blobs, epoch=self.loaded.manifest.epoch)
+    def stack(self, plan: Plan) -> Image:
+        """The base with the layers on it."""
+        return append(self.runtime.image(), self.blobs(plan), epoch=self.loaded.manifest.epoch)
 
     def cached(self, identifier: str, verb: str, name: str, key: str) -> None:
         """Report a step whose result is there."""

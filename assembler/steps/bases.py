@@ -37,12 +37,15 @@ class BaseHandle:
     """A base that is known but not necessarily here.
 
     `identity` says what the base is made of without our format version, for the lock; `image` reads or makes
-    it; `reference` is set for a registry base, `files` are those on disk that say which image it is.
+    it; `depth` counts its layers; `packages` are the distribution packages in it, None where nobody knows them;
+    `reference` is set for a registry base, `files` are those on disk that say which image it is.
     """
 
     fact: BaseFact
     identity: str | None
     image: Callable[[], Image]
+    depth: Callable[[], int]
+    packages: Callable[[], tuple[Package, ...] | None] = lambda: None
     reference: Reference | None = None
     files: tuple[Path, ...] = ()
 
@@ -82,14 +85,53 @@ def manifest_base(role: str, nested: Assembly) -> BaseHandle:
         state="todo" if todo else "cached",
         detail=f"{role}, {len(plan.work)} steps" if todo else role,
     )
-    return BaseHandle(fact=fact, identity=nested.identity, image=lambda: as_base(nested.build().image))
+    return BaseHandle(
+        fact=fact,
+        identity=nested.identity,
+        image=lambda: as_base(nested.build().image),
+        depth=lambda: nested.runtime.depth() + len(nested.plan().layer_steps()),
+        packages=lambda: installed(nested),
+    )
+
+
+def known_packages(assembly: Assembly) -> tuple[Package, ...] | None:
+    """The distribution packages of an image as far as the lock can know them; None while some are not locked."""
+    try:
+        found = list(assembly.runtime.packages() or ())
+    except LockError:
+        return None
+    for step in assembly.layer_packages:
+        packages = assembly.packages(step, lock=False)
+        if packages is None:
+            return None
+        found += packages
+    return tuple(found)
+
+
+def installed(assembly: Assembly) -> tuple[Package, ...] | None:
+    """All distribution packages of an image; None where the lock can never know them, as of a registry base.
+
+    LockError while some are not locked.
+    """
+    if assembly.runtime.packages() is None:
+        return None
+    found = known_packages(assembly)
+    if found is None:
+        raise LockError("the packages of the base are not locked", place=str(assembly.loaded.path))
+    return found
 
 
 def scratch_base(platform: Platform) -> BaseHandle:
     """The empty base."""
     image = Image.scratch(platform)
     key = key_of("scratch", {"platform": str(platform)})
-    return BaseHandle(fact=BaseFact(key=key, name="scratch"), identity="scratch", image=lambda: image)
+    return BaseHandle(
+        fact=BaseFact(key=key, name="scratch"),
+        identity="scratch",
+        image=lambda: image,
+        depth=lambda: 0,
+        packages=lambda: (),
+    )
 
 
 def registry_base(session: Session, locking: Locking, role: str, text: str, platform: Platform) -> BaseHandle:
@@ -106,7 +148,11 @@ def registry_base(session: Session, locking: Locking, role: str, text: str, plat
         found = resolve_base(session.client, reference, platform)
         session.store.put(found.manifest_bytes)
         session.store.put(found.config_bytes)
-        return {"manifest": str(Digest.of(found.manifest_bytes)), "config": str(found.manifest.config.digest)}
+        return {
+            "manifest": str(Digest.of(found.manifest_bytes)),
+            "config": str(found.manifest.config.digest),
+            "layers": len(found.manifest.layers),
+        }
 
     answer = locking.answer("base", role, request, resolve)
     digest = Digest.parse(answer["manifest"])
@@ -130,7 +176,13 @@ def registry_base(session: Session, locking: Locking, role: str, text: str, plat
         return Image.from_base(manifest, config, pinned)
 
     fact = BaseFact(key=digest.hex, name=str(reference), detail=f"{role}, by reference")
-    return BaseHandle(fact=fact, identity=digest.hex, image=image, reference=pinned)
+    return BaseHandle(
+        fact=fact,
+        identity=digest.hex,
+        image=image,
+        depth=lambda: int(answer["layers"]) if "layers" in answer else len(image().layers),
+        reference=pinned,
+    )
 
 
 def layout_base(session: Session, role: str, directory: Path, name: str | None, platform: Platform) -> BaseHandle:
@@ -150,7 +202,13 @@ def layout_base(session: Session, role: str, directory: Path, name: str | None, 
         return Image.from_base(found.manifest, found.config, None)
 
     fact = BaseFact(key=digest.hex, name=f"oci:{directory.name}", detail=role)
-    return BaseHandle(fact=fact, identity=digest.hex, image=image, files=(directory / "index.json",))
+    return BaseHandle(
+        fact=fact,
+        identity=digest.hex,
+        image=image,
+        depth=lambda: len(found.manifest.layers),
+        files=(directory / "index.json",),
+    )
 
 
 def _adopt(session: Session, path: Path, digest: Digest, size: int) -> None:
@@ -214,7 +272,7 @@ def bootstrap_base(
         detail=f"{role}, {len(packages)} packages",
         bytes_download=sum(p.size for p in packages if not session.store.has(Digest.from_hex(p.sha256))),
     )
-    return BaseHandle(fact=fact, identity=identity, image=image)
+    return BaseHandle(fact=fact, identity=identity, image=image, depth=lambda: 1, packages=lambda: packages)
 
 
 def _bootstrap_image(

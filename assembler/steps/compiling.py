@@ -70,8 +70,7 @@ def stack_image(assembly: Assembly, plan: Plan, index: int, *, packages_only: bo
         return base_image(assembly.session, assembly.runtime)
     from assembler.oci.image import append
 
-    blobs = [assembly.layer(plan, number) for number in below]
-    return image_for(assembly.session, append(assembly.runtime.image(), blobs))
+    return image_for(assembly.session, append(assembly.runtime.image(), assembly.blobs(plan, below)))
 
 
 def compile_one(assembly: Assembly, plan: Plan, step: Step) -> None:

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from assembler.errors import ManifestError, UntrustedInputError
+from assembler.errors import ManifestError, UntrustedInputError, refused
+from assembler.manifest.library import LoadedManifest
 from assembler.manifest.models import Copy, FileEntry
+from assembler.oci.digest import Digest
 from assembler.tree.builder import TreeBuilder
 from assembler.tree.entry import Entry
 from assembler.tree.selection import chosen_names
@@ -23,6 +25,21 @@ def file_entries(items: Sequence[FileEntry], directory: Path, name: str) -> tupl
         return tree.entries()
     except UntrustedInputError as error:  # nobody is hostile here: it is the manifest that contradicts itself
         raise ManifestError(error.fact, place=name) from error
+
+
+def taken_files(loaded: LoadedManifest) -> dict[tuple[str, str], str]:
+    """(scope name, path as written) → digest of the host files that `files` layers take in."""
+    found = {}
+    for layer in loaded.layers:
+        for item in layer.entry.files:
+            if item.from_file:
+                path = layer.scope.directory / item.from_file
+                try:
+                    found[layer.scope.name, item.from_file] = str(Digest.of(path.read_bytes()))
+                except OSError as error:
+                    fact = f"`{item.from_file}` cannot be read: {refused(error)}"
+                    raise ManifestError(fact, place=layer.place) from error
+    return found
 
 
 def _file_entry(item: FileEntry, directory: Path) -> Entry:

@@ -52,8 +52,10 @@ class Locking:
 
     @property
     def names(self) -> frozenset[str]:
-        """The names of all entries, those included that nothing asks for."""
-        return frozenset(entry.name for entry in (*self._lock.entries, *self._extra.entries, *self._used))
+        """What can be renewed: all entries, those included that nothing asks for, and the wheels in them."""
+        entries = [*self._lock.entries, *self._extra.entries, *self._used]
+        wheels = [each for entry in entries if entry.kind == "wheels" for each in _wheel_names(entry)]
+        return frozenset([*(entry.name for entry in entries), *wheels])
 
     @property
     def path(self) -> Path:
@@ -65,9 +67,14 @@ class Locking:
         """The lock files that were read."""
         return tuple(path for path in (self._beside, self._private) if path.exists())
 
-    def peek(self, kind: Kind, name: str, request: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """The locked answer, or None when there is none for this request or it is to be renewed."""
-        if self._options.update & {"*", name, kind} and not self._fresh(kind, name):
+    def peek(
+        self, kind: Kind, name: str, request: Mapping[str, Any], *, renewed: bool = False
+    ) -> Mapping[str, Any] | None:
+        """The locked answer, or None when there is none for this request or it is to be renewed.
+
+        `renewed` says that something in it is to be, by a name that only the caller knows.
+        """
+        if (renewed or self._options.update & {"*", name, kind}) and not self._fresh(kind, name):
             return None
         for lock in (self._lock, self._extra):
             found = lock.answer(kind, name, request)
@@ -77,11 +84,23 @@ class Locking:
         self._complete = False
         return None
 
+    def old(self, kind: Kind, name: str) -> Mapping[str, Any] | None:
+        """The answer to whatever was asked for last, for who changes no more than must change."""
+        found = self._extra.entry(kind, name) if self._target != self._beside else None
+        found = found or self._lock.entry(kind, name)
+        return found.answer if found else None
+
     def answer(
-        self, kind: Kind, name: str, request: Mapping[str, Any], resolve: Callable[[], Mapping[str, Any]]
+        self,
+        kind: Kind,
+        name: str,
+        request: Mapping[str, Any],
+        resolve: Callable[[], Mapping[str, Any]],
+        *,
+        renewed: bool = False,
     ) -> Mapping[str, Any]:
         """The locked answer, or what `resolve` finds now; LockError where asking is forbidden."""
-        found = self.peek(kind, name, request)
+        found = self.peek(kind, name, request, renewed=renewed)
         if found is not None:
             return found
         place = str(self._beside)
@@ -122,6 +141,11 @@ class Locking:
 
     def _note(self, entry: LockEntry) -> None:
         self._used.append(entry)
+
+
+def _wheel_names(entry: LockEntry) -> list[str]:
+    wheels = entry.answer.get("wheels")
+    return [str(each["name"]) for each in wheels if isinstance(each, dict)] if isinstance(wheels, list) else []
 
 
 def locking_of(session: Session, loaded: LoadedManifest) -> Locking:

@@ -6,6 +6,8 @@ the store, so that they are verified, resumable and shared with whatever else ne
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from assembler.errors import LockError
@@ -41,14 +43,22 @@ def image_for(session: Session, image: Image) -> str:
 
 def fetch_layers(session: Session, image: Image) -> None:
     """Bring the layers of an image that are not in the store there, from where the base was found."""
+    for _ in layer_paths(session, image):
+        pass
+
+
+def layer_paths(session: Session, image: Image) -> Iterator[Path]:
+    """The blobs of an image's layers in the store, lowest first; each is brought there when it is its turn."""
     for layer in image.layers:
         if session.store.has(layer.descriptor.digest):
+            yield session.store.blob_path(layer.descriptor.digest)
             continue
         if not isinstance(layer, BaseLayer) or layer.origin is None:
             raise LockError(f"layer {layer.descriptor.digest} is in no place that we know", hint="build again")
         if session.options.offline:
             raise LockError(f"layer {layer.descriptor.digest} of the base is not in the store", place="--offline")
         _fetch(session, layer)
+        yield session.store.blob_path(layer.descriptor.digest)
 
 
 def _fetch(session: Session, layer: BaseLayer) -> None:

@@ -11,7 +11,7 @@ from assembler.oci.descriptor import COMPRESSOR
 from assembler.oci.digest import Digest
 from assembler.oci.image import BlobLayer
 from assembler.pack.tarball import PackedLayer
-from assembler.plan.graph import Plan, Step, compile_id, copied_key, layer_id, layer_name
+from assembler.plan.graph import Plan, Step, compile_id, copied_key
 from assembler.steps import copying, layers
 from assembler.steps.copies import CopiedLayer, copied_layer
 from assembler.steps.places import source_errors
@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from assembler.steps.assembly import Assembly
 
 
-def make_layer(assembly: Assembly, plan: Plan, index: int) -> BlobLayer:
-    """Make layer number `index` and remember it under its key."""
+def make_layer(assembly: Assembly, plan: Plan, step: Step) -> BlobLayer:
+    """Make the layer of this step and remember it under its key."""
+    index = step.layer
+    if index is None:
+        raise ValueError(f"`{step.id}` makes no layer")
     layer = assembly.loaded.layers[index]
-    step = plan.step(layer_id(index))
     verb = step.kind if step.kind in ("packages", "run") else "pack"
     wish = _wish(assembly, step, layer)
     copied = copied_layer(assembly, index)
@@ -39,7 +41,7 @@ def make_layer(assembly: Assembly, plan: Plan, index: int) -> BlobLayer:
 
             packed, made = changed_layer(assembly, plan, index, wish)
         else:
-            packed, made = wish.pack(copied.entries if copied else entries_of(assembly, plan, index))
+            packed, made = wish.pack(copied.entries if copied else entries_of(assembly, plan, step))
         if copied:
             report.key, made = _settled(copied, packed, made)
         wish.remember(made)
@@ -73,16 +75,19 @@ def _wish(assembly: Assembly, step: Step, layer: BoundLayer) -> Wish:
         other_key=assembly.sibling_plan.step(step.id).key if wanted else None,
         both=assembly.also is not None,
         step=step.id,
-        created_by=layer_name(layer.entry),
+        created_by=step.name,
         epoch=assembly.loaded.manifest.epoch,
         sending=assembly.sending,
     )
 
 
-def entries_of(assembly: Assembly, plan: Plan, index: int) -> tuple[Entry, ...]:
+def entries_of(assembly: Assembly, plan: Plan, step: Step) -> tuple[Entry, ...]:
     """The entries of a layer that needs no container of its own."""
+    index = step.layer or 0
     layer = assembly.loaded.layers[index]
     entry = layer.entry
+    if entry.wheels:
+        return assembly.wheels.entries(step)
     if entry.files:
         return layers.file_entries(entry.files, layer.scope.directory, layer.place)
     if entry.copy_ is not None and entry.copy_.image is not None:

@@ -12,7 +12,7 @@ from assembler.oci.descriptor import BASE_DIGEST, BASE_NAME, ZSTD, Descriptor
 from assembler.oci.image import BlobLayer, Image, ImageConfig, ImageManifest
 from assembler.oci.platform import Platform
 from assembler.oci.verify import verify_image
-from assembler.plan.graph import Plan, layer_name
+from assembler.plan.graph import Plan
 from assembler.plan.settings import apply_settings
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class BuiltImage:
         return ZSTD in self.descriptor.annotations
 
 
-def finished(assembly: Assembly, key: str) -> BuiltImage | None:
+def finished(assembly: Assembly, plan: Plan, key: str) -> BuiltImage | None:
     """The image of this key, when its documents and all its own blobs are in the store."""
     store, manifest = assembly.session.store, assembly.loaded.manifest
     record = store.record(key)
@@ -48,7 +48,8 @@ def finished(assembly: Assembly, key: str) -> BuiltImage | None:
     if not store.has(descriptor.digest):
         return None
     document = ImageManifest.from_bytes(store.read(descriptor.digest))
-    split = len(document.layers) - len(assembly.loaded.layers)
+    steps = plan.layer_steps()
+    split = len(document.layers) - len(steps)
     if not store.has(document.config.digest) or not all(
         store.has(layer.digest) for layer in document.layers[split:]
     ):
@@ -56,8 +57,8 @@ def finished(assembly: Assembly, key: str) -> BuiltImage | None:
     config = ImageConfig.from_bytes(store.read(document.config.digest))
     base = Image.from_base(document, config, assembly.runtime.reference)
     ours = tuple(
-        BlobLayer(descriptor=layer.descriptor, diff_id=layer.diff_id, created_by=layer_name(entry.entry))
-        for layer, entry in zip(base.layers[split:], assembly.loaded.layers, strict=True)
+        BlobLayer(descriptor=layer.descriptor, diff_id=layer.diff_id, created_by=step.name)
+        for layer, step in zip(base.layers[split:], steps, strict=True)
     )
     assembly.cached("image", "stack", manifest.name, key)
     image = replace(base, layers=base.layers[:split] + ours, annotations=document.annotations)
@@ -76,7 +77,7 @@ def stack(assembly: Assembly, plan: Plan, key: str) -> BuiltImage:
         data = document.to_bytes()
         session.store.put(config_bytes)
         digest = session.store.put(data)
-        count = len(assembly.loaded.layers)
+        count = len(plan.layer_steps())
         report.detail = f"{len(image.layers) - count} base + {count} layers, {assembly.compression}"
     with session.step("verify", "verify", manifest.name) as report:
         own = [layer.descriptor.digest for layer in image.layers if session.store.has(layer.descriptor.digest)]

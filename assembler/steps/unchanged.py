@@ -92,6 +92,7 @@ def _files(assembly: Assembly) -> Iterator[Path]:
     yield from assembly.locking.files
     for handle in assembly.handles:
         yield from handle.files
+    yield from assembly.wheels.files
     for nested in assembly.nested:
         yield from _files(nested)
 
@@ -99,12 +100,17 @@ def _files(assembly: Assembly) -> Iterator[Path]:
 def _trees(assembly: Assembly) -> Iterator[tuple[Path, tuple[str, ...], str]]:
     """(root, ignore rules, fingerprint) of every path source, the fingerprint empty where it may not be kept."""
     from assembler.steps.copies import look_at
+    from assembler.steps.houses import PATTERNS
+    from assembler.tree.fingerprint import survey
 
     for scope, name in assembly.used_sources():
         source = scope.sources[name]
         if source.path:
             look = look_at(assembly, scope, name)
             yield look.root.absolute(), source.ignore, look.survey.fingerprint if look.survey.settled else ""
+    for directory in assembly.wheels.wheelhouses:
+        seen = survey(directory, ignore=PATTERNS)
+        yield directory.absolute(), PATTERNS, seen.fingerprint if seen.settled else ""
     for nested in assembly.nested:
         yield from _trees(nested)
 
@@ -115,11 +121,12 @@ def _blobs(assembly: Assembly) -> Iterator[str]:
     from assembler.oci.image import ImageManifest
 
     store = assembly.session.store
-    record = store.record(str(assembly.plan().image.key)) or {}
+    plan = assembly.plan()
+    record = store.record(str(plan.image.key)) or {}
     manifest = ImageManifest.from_bytes(store.read(Digest.parse(record["manifest"])))
     yield record["manifest"]
     yield str(manifest.config.digest)
-    for layer in manifest.layers[len(manifest.layers) - len(assembly.loaded.layers) :]:
+    for layer in manifest.layers[len(manifest.layers) - len(plan.layer_steps()) :]:
         yield str(layer.digest)
 
 

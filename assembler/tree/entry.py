@@ -23,8 +23,32 @@ class Slice:
     size: int
 
 
-Content: TypeAlias = Path | Slice | bytes
-"""Where the bytes of a file are: a host file, a part of one, or in memory."""
+@dataclass(frozen=True, slots=True)
+class ZipMember:
+    """A file of `size` bytes inside the zip archive `path`, read and proved without unpacking.
+
+    Its local header is at `start`, its bytes end before `end`, where the next member begins. `packed` is the
+    number of its stored or `deflated` bytes, `crc` their CRC-32 when plain, `name` its name in the archive.
+    `expected` is `ALGORITHM=DIGEST` as a wheel's RECORD has it, or empty when nothing but the checksum is known.
+    `described` says that sizes and checksum may come after the bytes (a data descriptor). `archive` names the file
+    for people.
+    """
+
+    path: Path
+    archive: str
+    name: str
+    start: int
+    end: int
+    packed: int
+    size: int
+    crc: int
+    deflated: bool
+    described: bool
+    expected: str = ""
+
+
+Content: TypeAlias = Path | Slice | bytes | ZipMember
+"""Where the bytes of a file are: a host file, a part of one, in memory, or in a zip archive."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

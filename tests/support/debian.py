@@ -23,6 +23,7 @@ from assembler.manifest.models import Bootstrap
 from assembler.oci.layout import Store
 from assembler.oci.platform import Platform
 from assembler.process import Completed, run
+from assembler.tree.entry import Slice
 
 IMAGE = "localhost/debian-base"
 WISH = Bootstrap(suite="bookworm", packages=("ca-certificates",))
@@ -156,7 +157,7 @@ def unpack_root(tar: Path, root: Path) -> None:
                 import io
 
                 archive.addfile(info, io.BytesIO(entry.content or b""))
-            elif not isinstance(entry.content, Path):
+            elif isinstance(entry.content, Slice):
                 with entry.content.path.open("rb") as file:
                     file.seek(entry.content.offset)
                     archive.addfile(info, file)
