@@ -11,7 +11,7 @@ def plan_text(plan: Plan) -> str:
     rows = [
         [
             step.kind,
-            step.name,
+            step.name.removeprefix(f"{step.kind} "),
             step.key[:12] if step.key else "-",
             step.state + (f" ({step.where})" if step.where else ""),
             size_text(step.bytes_download) if step.bytes_download else "",

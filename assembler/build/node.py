@@ -52,7 +52,9 @@ def probe_storage(cache: Path) -> Storage:
     if os.geteuid() != 0:
         raise NodeError(
             "containers need root, or a user namespace with subordinate ids",
-            hint=None if which("newuidmap") else "install the package `uidmap`, and add you to /etc/subuid",
+            hint="`buildah unshare -- assemble …` has one"
+            if which("newuidmap")
+            else "install the package `uidmap`, and add you to /etc/subuid",
         )
     graph = _graph_directory(cache)
     graph.mkdir(parents=True, exist_ok=True, mode=0o700)
