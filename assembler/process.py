@@ -114,7 +114,7 @@ def spawned(
         raise NodeError(f"`{argv[0]}` is not installed, or not on PATH", hint=hint)
     command = local[program][list(argv[1:])]
     child: Any = command.popen(
-        env={**os.environ, **env} if env else None,
+        env={**os.environ, **(env or {})},  # plumbum would take the one of when it was imported
         cwd=str(cwd) if cwd else None,
         stdin=stdin,
         stdout=stdout,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,8 +87,7 @@ def compile_step(
         step=step,
         **{name: buildah.run_directory.scratch(name) for name in ("build", "statistics", "compilers", "tools")},
     )
-    for mount in work.mounts:
-        mount.source.mkdir(parents=True, exist_ok=True)
+    work.make_directories()
     script: rerun.Script | None = None
     try:
         with buildah.container(image, label, keep=keep) as container:
@@ -148,6 +148,13 @@ class _Work:
                 for name, target in self.toolchain.caches.items()
             ),
         )
+
+    def make_directories(self) -> None:
+        """What is mounted has to be there; caches count as used now, since `assemble gc` frees old ones."""
+        for mount in self.mounts:
+            mount.source.mkdir(parents=True, exist_ok=True)
+        for name in self.toolchain.caches:
+            os.utime(self.cache / name)
 
     def network(self, command: Command) -> Network:
         """The network of a command."""
