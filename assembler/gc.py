@@ -166,7 +166,7 @@ def collect(plan: GcPlan) -> Freed:
 def marked(store: Store, *, without: Iterable[Path] = (), partly: Iterable[Path] = ()) -> set[Digest]:
     """Every digest that the images and the records of the store lead to.
 
-    Records at `without` do not count, of those at `partly` only the image and the inputs. Digests are found by
+    Records at `without` do not count, of those at `partly` only the inputs. Digests are found by
     their form, whatever the field: to keep a blob that is only spoken of costs some disk, to lose one that is
     needed costs a compile. Documents among the blobs (image manifests, indexes) are followed.
     """
@@ -178,8 +178,7 @@ def marked(store: Store, *, without: Iterable[Path] = (), partly: Iterable[Path]
             continue
         with contextlib.suppress(FileNotFoundError):
             if path in in_part:
-                value = _value(path)
-                waiting += _digests(json.dumps([value.get("manifest"), value.get("inputs")]).encode())
+                waiting += _digests(json.dumps(_value(path).get("inputs")).encode())
             else:
                 waiting += _digests(path.read_bytes())
     return _closure(store, waiting)
@@ -253,7 +252,7 @@ def _record_files(store: Store) -> Iterator[os.DirEntry[str]]:
 
 
 def _doomed_records(store: Store, limits: _Limits, keep_seconds: float) -> tuple[list[Freeable], set[Path]]:
-    """Records that can go, and those that stay for their image and inputs alone; see the head of this module."""
+    """Records that can go, and those that stay for their inputs alone; see the head of this module."""
     old = {one.path: one for one in _older(_record_files(store), limits.records_before)}
     used = [Path(entry.path) for entry in _record_files(store) if Path(entry.path) not in old]
     while used:
@@ -262,10 +261,12 @@ def _doomed_records(store: Store, limits: _Limits, keep_seconds: float) -> tuple
     partly: set[Path] = set()
     if keep_seconds > 0:
         named = _closure(store, _named(store))
-        for path in old:
-            if _value(path).get("manifest") in named:
-                inputs = {step for step in _steps(store, path) if step in old and _value(step).get("inputs")}
-                partly |= {path, *inputs}
+        lasting = [path for path in old if _value(path).get("manifest") in named]
+        while lasting:  # also of bases, which have images without a name
+            path = lasting.pop()
+            partly.add(path)
+            steps = [step for step in _steps(store, path) if step in old and step not in partly]
+            lasting += [step for step in steps if _value(step).keys() & {"inputs", "steps"}]
     return [one for path, one in old.items() if path not in partly], partly
 
 

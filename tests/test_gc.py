@@ -130,6 +130,19 @@ def test_packages_and_archives_stay_for_as_long_as_their_image(store: Store) -> 
     assert not any(path.exists() for path in kept)
 
 
+def test_packages_of_a_base_stay_with_the_image_on_it(store: Store) -> None:
+    """A base that is a manifest has an image and steps of its own, but no name; what it was made into may go."""
+    put_image(store, "tgi", b"layer")
+    manifest = next(digest for digest in marked(store) if b'"layers"' in store.read(digest))
+    deb, devel = put(store, b"a .deb", 90 * DAY), put(store, b"the devel base", 90 * DAY)
+    put_record(store, "aa11", {"manifest": manifest, "steps": ["bb22"]}, 90 * DAY)
+    put_record(store, "bb22", {"manifest": devel, "steps": ["cc33", "aa11"]}, 90 * DAY)
+    put_record(store, "cc33", {"descriptor": {"digest": devel}, "inputs": [deb]}, 90 * DAY)
+    assert collect(plan_gc(store)).records == 0
+    assert deb in blobs(store)
+    assert devel not in blobs(store)
+
+
 def test_without_a_time_to_keep_they_go_too(store: Store) -> None:
     needed = put_image(store, "tgi", b"layer")
     manifest = next(digest for digest in marked(store) if b'"layers"' in store.read(digest))
