@@ -1,15 +1,16 @@
-"""The verb `gc`: free the store, containers of dead runs, and old logs; say how much."""
+"""The verb `gc`: free the store, containers of dead runs, caches and old logs; say how much of what."""
 
 from __future__ import annotations
 
 import json
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from assembler.cli_text import size_text
 from assembler.gc import DAY_SECONDS, check_writable, collect, plan_gc
 from assembler.oci.layout import Store
-from assembler.steps.housekeeping import clear
+from assembler.steps.housekeeping import Cleared, clear
 
 
 def gc_command(arguments: Namespace, cache: Path) -> int:
@@ -18,18 +19,36 @@ def gc_command(arguments: Namespace, cache: Path) -> int:
     if store.root.exists():
         check_writable(store)
     keep = 0.0 if arguments.all else arguments.keep_days * DAY_SECONDS
-    freed_elsewhere = 0 if arguments.dry_run else clear(cache, keep)
+    cleared = clear(cache, keep, dry_run=arguments.dry_run)
     plan = plan_gc(store, runs_directory=cache / "runs", keep_seconds=keep)
     if arguments.dry_run:
-        counts = {"blobs": len(plan.blobs), "records": len(plan.records), "size": plan.size, "in_use": plan.in_use}
-        sentence = f"would free {size_text(plan.size)} in {len(plan.blobs)} blobs and {len(plan.records)} records"
+        blobs, records, size, in_use = len(plan.blobs), len(plan.records), plan.size, plan.in_use
     else:
         freed = collect(plan)
-        size = freed.size + freed_elsewhere
-        counts = {"blobs": freed.blobs, "records": freed.records, "size": size, "in_use": freed.in_use}
-        sentence = f"freed {size_text(size)} in {freed.blobs} blobs and {freed.records} records"
-    if arguments.json:
-        print(json.dumps(counts))
-    else:
-        print(sentence + (", other runs are alive" if counts["in_use"] else ""))
+        blobs, records, size, in_use = freed.blobs, freed.records, freed.size, freed.in_use
+    counts = {
+        "blobs": blobs,
+        "records": records,
+        "images": cleared.images,
+        "containers": cleared.containers,
+        "sizes": {"store": size, **cleared.sizes},
+        "size": size + cleared.size,
+        "in_use": in_use,
+    }
+    print(json.dumps(counts) if arguments.json else _sentence(counts, cleared, dry_run=arguments.dry_run))
     return 0
+
+
+def _sentence(counts: dict[str, Any], cleared: Cleared, *, dry_run: bool) -> str:
+    """`freed 3 GiB: 12 blobs and 7 records (1 GiB), ccache (2 GiB)`."""
+    store = f"{counts['blobs']} blobs and {counts['records']} records"
+    parts = [f"{store} ({size_text(counts['sizes']['store'])})"]
+    sizes = dict(cleared.sizes)
+    containers = sizes.pop("containers", 0)
+    if cleared.images or cleared.containers:
+        kept = f" and {cleared.containers} kept containers" if cleared.containers else ""
+        size = f" ({size_text(containers)})" if containers else ""
+        parts.append(f"{cleared.images} images of containers{kept}{size}")
+    parts += [f"{kind} ({size_text(size)})" for kind, size in sorted(sizes.items(), key=lambda one: -one[1])]
+    text = f"{'would free' if dry_run else 'freed'} {size_text(counts['size'])}: {', '.join(parts)}"
+    return f"{text}; other runs are alive" if counts["in_use"] else text

@@ -1,7 +1,10 @@
 """Frees what no image and no recent work needs: blobs, records, files of dead writers, directories of dead runs.
 
 Kept are the images of `index.json` with everything that they name, the records of keys that were used within
-`keep_seconds`, and what these name: a record may name a digest anywhere. Everything else is free to go.
+`keep_seconds`, and what these name: a record may name a digest anywhere. The record of an image names its steps,
+whose records count as used when it was. Of the steps of an image in `index.json` that was not used for longer,
+the `inputs` stay: packages and archives that no mirror may have any more, so that it can be made again. Everything
+else is free to go, and without `keep_seconds` these inputs too.
 
 What a running assemble needs is never freed. The rule has two sides, and `assembler.oci.hold` is where they meet:
 
@@ -20,6 +23,7 @@ Plan and deed look anew, so that a plan that was read over for an hour frees not
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -27,6 +31,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from assembler.errors import NodeError
 from assembler.oci import hold
@@ -114,7 +119,7 @@ def plan_gc(
     check_writable(store)
     with hold.exclusive(store) as is_alone:
         limits = _limits(store, keep_seconds, grace_seconds, is_alone=is_alone)
-        records = tuple(_old_records(store, limits))
+        records, partly = _doomed_records(store, limits, keep_seconds)
         gone = {record.path for record in records}
         return GcPlan(
             store=store,
@@ -122,8 +127,8 @@ def plan_gc(
             keep_seconds=keep_seconds,
             grace_seconds=grace_seconds,
             in_use=not is_alone,
-            blobs=tuple(_old_blobs(store, limits, marked(store, without=gone))),
-            records=records,
+            blobs=tuple(_old_blobs(store, limits, marked(store, without=gone, partly=partly))),
+            records=tuple(records),
             temporaries=tuple(_dead_temporaries(store, limits)),
             runs=tuple(_dead_runs(runs_directory, time.time() - keep_seconds)),
         )
@@ -141,8 +146,9 @@ def collect(plan: GcPlan) -> Freed:
     check_writable(store)
     with hold.exclusive(store) as is_alone:
         limits = _limits(store, plan.keep_seconds, plan.grace_seconds, is_alone=is_alone)
-        records = [one for one in _old_records(store, limits) if _remove(one.path, limits.records_before, limits)]
-        doomed = _old_blobs(store, limits, marked(store))
+        old, partly = _doomed_records(store, limits, plan.keep_seconds)
+        records = [one for one in old if _remove(one.path, limits.records_before, limits)]
+        doomed = _old_blobs(store, limits, marked(store, partly=partly))
         blobs = [one for one in doomed if _remove(one.path, limits.blobs_before, limits)]
         temporaries = [one for one in _dead_temporaries(store, limits) if _unlink(one.path)]
     dead = list(_dead_runs(plan.runs_directory, time.time() - plan.keep_seconds))
@@ -157,20 +163,38 @@ def collect(plan: GcPlan) -> Freed:
     )
 
 
-def marked(store: Store, *, without: Iterable[Path] = ()) -> set[Digest]:
-    """Every digest that the images and the records of the store lead to; records at `without` do not count.
+def marked(store: Store, *, without: Iterable[Path] = (), partly: Iterable[Path] = ()) -> set[Digest]:
+    """Every digest that the images and the records of the store lead to.
 
-    Digests are found by their form, whatever the field: to keep a blob that is only spoken of costs some disk, to
-    lose one that is needed costs a compile. Documents among the blobs (image manifests, indexes) are followed.
+    Records at `without` do not count, of those at `partly` only the inputs. Digests are found by
+    their form, whatever the field: to keep a blob that is only spoken of costs some disk, to lose one that is
+    needed costs a compile. Documents among the blobs (image manifests, indexes) are followed.
     """
-    passed_over = set(without)
-    waiting: list[Digest] = []
-    with contextlib.suppress(FileNotFoundError):
-        waiting += _digests((store.root / "index.json").read_bytes())
+    passed_over, in_part = set(without), set(partly)
+    waiting = _named(store)
     for entry in _record_files(store):
-        if Path(entry.path) not in passed_over:
-            with contextlib.suppress(FileNotFoundError):
-                waiting += _digests(Path(entry.path).read_bytes())
+        path = Path(entry.path)
+        if path in passed_over:
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            if path in in_part:
+                waiting += _digests(json.dumps(_value(path).get("inputs")).encode())
+            else:
+                waiting += _digests(path.read_bytes())
+    return _closure(store, waiting)
+
+
+def _named(store: Store) -> list[Digest]:
+    """What `index.json` names."""
+    try:
+        return _digests((store.root / "index.json").read_bytes())
+    except FileNotFoundError:
+        return []
+
+
+def _closure(store: Store, digests: Iterable[Digest]) -> set[Digest]:
+    """The digests, and what the documents among them lead to."""
+    waiting = list(digests)
     found: set[Digest] = set()
     while waiting:
         digest = waiting.pop()
@@ -227,8 +251,38 @@ def _record_files(store: Store) -> Iterator[os.DirEntry[str]]:
             yield from (entry for entry in _scan(Path(directory.path)) if not entry.name.startswith("."))
 
 
-def _old_records(store: Store, limits: _Limits) -> Iterator[Freeable]:
-    yield from _older(_record_files(store), limits.records_before)
+def _doomed_records(store: Store, limits: _Limits, keep_seconds: float) -> tuple[list[Freeable], set[Path]]:
+    """Records that can go, and those that stay for their inputs alone; see the head of this module."""
+    old = {one.path: one for one in _older(_record_files(store), limits.records_before)}
+    used = [Path(entry.path) for entry in _record_files(store) if Path(entry.path) not in old]
+    while used:
+        steps = [path for path in _steps(store, used.pop()) if old.pop(path, None)]
+        used += steps
+    partly: set[Path] = set()
+    if keep_seconds > 0:
+        named = _closure(store, _named(store))
+        lasting = [path for path in old if _value(path).get("manifest") in named]
+        while lasting:  # also of bases, which have images without a name
+            path = lasting.pop()
+            partly.add(path)
+            steps = [step for step in _steps(store, path) if step in old and step not in partly]
+            lasting += [step for step in steps if _value(step).keys() & {"inputs", "steps"}]
+    return [one for path, one in old.items() if path not in partly], partly
+
+
+def _steps(store: Store, record: Path) -> list[Path]:
+    """The records of the steps that the record of an image names."""
+    keys = _value(record).get("steps")
+    names = [key for key in keys if isinstance(key, str)] if isinstance(keys, list) else []
+    return [store.record_path(key) for key in names]
+
+
+def _value(record: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(record.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _old_blobs(store: Store, limits: _Limits, needed: set[Digest]) -> Iterator[Freeable]:

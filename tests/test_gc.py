@@ -101,6 +101,69 @@ def test_nothing_is_kept_but_images_when_so_told(store: Store) -> None:
     assert blobs(store) == set()
 
 
+def test_packages_and_archives_stay_for_as_long_as_their_image(store: Store) -> None:
+    """An image that nobody has built for long keeps what no mirror may have any more, and no more than that."""
+    put_image(store, "tgi", b"layer")
+    manifest = next(digest for digest in marked(store) if b'"layers"' in store.read(digest))
+    deb, archive = put(store, b"a .deb", 90 * DAY), put(store, b"an archive", 90 * DAY)
+    bundle, other = put(store, b"bundle", 90 * DAY), put(store, b"another .deb", 90 * DAY)
+    kept = [
+        put_record(store, "aa11", {"manifest": manifest, "steps": ["bb22", "cc33", "dd44", "ee55"]}, 90 * DAY),
+        put_record(store, "bb22", {"image": "localhost/toolchain", "inputs": [deb]}, 90 * DAY),
+        put_record(store, "cc33", {"bundle": bundle, "inputs": [archive, deb]}, 90 * DAY),
+    ]
+    gone = [
+        put_record(store, "dd44", {"bundle": bundle}, 90 * DAY),
+        put_record(store, "ff66", {"image": "localhost/other", "inputs": [other]}, 90 * DAY),
+    ]
+    for _ in range(2):
+        plan = plan_gc(store)
+        freed = collect(plan)
+        assert (freed.records, freed.blobs) == (len(plan.records), len(plan.blobs))
+        assert {deb, archive} <= blobs(store)
+        assert not {bundle, other} & blobs(store)
+        assert all(path.exists() for path in kept)
+        assert not any(path.exists() for path in gone)
+    store.untag("tgi")
+    collect(plan_gc(store))
+    assert blobs(store) == set()
+    assert not any(path.exists() for path in kept)
+
+
+def test_packages_of_a_base_stay_with_the_image_on_it(store: Store) -> None:
+    """A base that is a manifest has an image and steps of its own, but no name; what it was made into may go."""
+    put_image(store, "tgi", b"layer")
+    manifest = next(digest for digest in marked(store) if b'"layers"' in store.read(digest))
+    deb, devel = put(store, b"a .deb", 90 * DAY), put(store, b"the devel base", 90 * DAY)
+    put_record(store, "aa11", {"manifest": manifest, "steps": ["bb22"]}, 90 * DAY)
+    put_record(store, "bb22", {"manifest": devel, "steps": ["cc33", "aa11"]}, 90 * DAY)
+    put_record(store, "cc33", {"descriptor": {"digest": devel}, "inputs": [deb]}, 90 * DAY)
+    assert collect(plan_gc(store)).records == 0
+    assert deb in blobs(store)
+    assert devel not in blobs(store)
+
+
+def test_without_a_time_to_keep_they_go_too(store: Store) -> None:
+    needed = put_image(store, "tgi", b"layer")
+    manifest = next(digest for digest in marked(store) if b'"layers"' in store.read(digest))
+    put_record(store, "aa11", {"manifest": manifest, "steps": ["bb22"]})
+    put_record(store, "bb22", {"inputs": [put(store, b"a .deb")]})
+    collect(plan_gc(store, keep_seconds=0))
+    assert blobs(store) == needed
+
+
+def test_steps_of_an_image_that_is_used_count_as_used(store: Store) -> None:
+    """A rebuild that has nothing to do looks at the image alone; its base is an image with steps of its own."""
+    bundle, layer = put(store, b"bundle", 90 * DAY), put(store, b"a base's layer", 90 * DAY)
+    put_record(store, "aa11", {"manifest": "sha256:" + "1" * 64, "steps": ["bb22", "cc33"]}, DAY)
+    put_record(store, "bb22", {"bundle": bundle}, 90 * DAY)
+    put_record(store, "cc33", {"manifest": "sha256:" + "2" * 64, "steps": ["dd44", "none", 5]}, 90 * DAY)
+    put_record(store, "dd44", {"descriptor": {"digest": layer}}, 90 * DAY)
+    put_record(store, "ee55", {"manifest": "sha256:" + "3" * 64, "steps": "bb22"}, 90 * DAY)
+    assert collect(plan_gc(store)).records == 1
+    assert blobs(store) == {bundle, layer}
+
+
 def test_the_deed_looks_anew(store: Store) -> None:
     free = put(store, b"x", 90 * DAY)
     plan = plan_gc(store)

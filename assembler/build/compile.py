@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,9 +162,11 @@ class _Work:
         return self.description.network == "host" or any(command.fetches for command in self.toolchain.commands)
 
     def make_directories(self) -> None:
-        """Make what is mounted, as far as it is not there: caches, mostly."""
+        """What is mounted has to be there; caches count as used now, since `assemble gc` frees old ones."""
         for mount in self.mounts:
             mount.source.mkdir(parents=True, exist_ok=True)
+        for name in self.toolchain.caches:
+            os.utime(self.cache / name)
 
     def network(self, command: Command) -> Network:
         """The network of a command."""

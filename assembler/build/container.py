@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import resource
 import shutil
@@ -23,7 +24,7 @@ from assembler.build.answers import answer
 from assembler.build.mounting import CERTIFICATE_VARIABLES, CERTIFICATES, Mount, Places, host_certificates
 from assembler.build.node import Storage
 from assembler.build.noise import Listener, command_text, quiet, signal_of, start_failure
-from assembler.build.runs import RunDirectory, end_inhabitants, is_over, run_of_container, sweep
+from assembler.build.runs import RunDirectory, end_inhabitants, is_over, run_of_container, started, sweep
 from assembler.errors import NodeError, StepError
 from assembler.events import Emit, Note, ignore
 from assembler.oci.descriptor import REF_NAME
@@ -89,9 +90,16 @@ class Buildah:
         listed = json.loads(self.call("images", "--json").stdout or "[]") or []
         return tuple(sorted({name for image in listed for name in image.get("names") or ()}))
 
+    def last_used(self, name: str) -> float:
+        """When an image was last used, in seconds since 1970; 0 when nobody has written that down."""
+        return last_used(self.storage.root.parent, name)
+
     def remove_image(self, name: str) -> bool:
         """Take a name away, and the image with its last one; False when there was none."""
-        return self.call("rmi", name, check=False).returncode == 0
+        removed = self.call("rmi", name, check=False).returncode == 0
+        if removed:
+            _marker(self.storage.root.parent, name).unlink(missing_ok=True)
+        return removed
 
     def import_image(self, store: Store, manifest: Digest, name: str) -> None:
         """Give the image with this manifest, whose blobs are all in the store, a name in buildah's storage.
@@ -145,6 +153,7 @@ class Buildah:
         try:
             options = ("--pull-never", "--security-opt", "label=disable", *_limits(), "--name", name)
             self.call("from", *options, image)
+            _mark_used(self.storage.root.parent, image)
             root = Path(self.call("mount", name).stdout.strip())
             yield Container(buildah=self, name=name, image=image, root=root, temporary=temporary)
         except Exception:
@@ -160,6 +169,10 @@ class Buildah:
         """The names of all working containers, those of other runs too."""
         listed = json.loads(self.call("containers", "--json").stdout or "[]") or []
         return tuple(sorted(one["containername"] for one in listed))
+
+    def remove_container(self, name: str) -> bool:
+        """Take a working container away; False when that cannot be."""
+        return self.call("rm", name, check=False).returncode == 0
 
     def _keep(self, name: str) -> None:
         kept = kept_name(name)
@@ -188,9 +201,34 @@ class Buildah:
                 remove(identifier)
 
 
+def last_used(graph: Path, name: str) -> float:
+    """When a container of an image was last made in the storage below `graph` (seconds since 1970); 0: unknown."""
+    try:
+        return _marker(graph, name).stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _mark_used(graph: Path, name: str) -> None:
+    marker = _marker(graph, name)
+    with contextlib.suppress(OSError):
+        marker.parent.mkdir(exist_ok=True)
+        marker.touch()
+
+
+def _marker(graph: Path, name: str) -> Path:
+    return graph / "used" / hashlib.sha256(name.encode()).hexdigest()[:32]
+
+
 def kept_name(name: str) -> str:
     """The name under which a container outlives its run; no sweep touches it."""
     return _KEPT + name
+
+
+def kept_since(name: str) -> float | None:
+    """When the run began that kept the container of this name (seconds since 1970); None for any other."""
+    run_id = run_of_container(name.removeprefix(_KEPT)) if name.startswith(_KEPT) else None
+    return started(run_id) if run_id else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

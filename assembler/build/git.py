@@ -128,7 +128,7 @@ class Repository:
             if not made.exists():  # or `git init` was killed half way
                 shutil.rmtree(self.path, ignore_errors=True)
                 _git(["init", "--quiet", "--bare", "--template=", "--", str(self.path)], env=_QUIET_CONFIG)
-                made.touch()
+            made.touch()  # its time says when the repository was last used
             for stale in self.path.glob("*.lock"):  # of a git that was killed; nobody else is in here
                 stale.unlink(missing_ok=True)
             (self.path / "info").mkdir(exist_ok=True)

@@ -56,7 +56,7 @@ def probe_storage(cache: Path) -> Storage:
             if which("newuidmap")
             else "install the package `uidmap`, and add you to /etc/subuid",
         )
-    graph = _graph_directory(cache)
+    graph = graph_directory(cache)
     graph.mkdir(parents=True, exist_ok=True, mode=0o700)
     runroot = _private_directory() / hashlib.sha256(os.fsencode(graph.resolve())).hexdigest()[:12]
     runroot.mkdir(exist_ok=True, mode=0o700)
@@ -81,8 +81,11 @@ def user_namespace(argv: tuple[str, ...]) -> tuple[str, ...] | None:
     return None if os.geteuid() == 0 else ("buildah", "unshare", "--", *argv)
 
 
-def _graph_directory(cache: Path) -> Path:
-    """Beside the rest of the cache, unless that is on a network file system, where no driver is safe."""
+def graph_directory(cache: Path) -> Path:
+    """Where buildah's storage for this cache is.
+
+    Beside the rest of the cache, unless that is on a network file system, where no driver is safe.
+    """
     cache = cache.resolve()
     if file_system(cache) not in _NETWORK_FILE_SYSTEMS:
         return cache / "containers"

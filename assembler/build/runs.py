@@ -94,6 +94,11 @@ def run_of_container(name: str) -> str | None:
     return found[0] if found else None
 
 
+def started(identifier: str) -> float:
+    """When a run began, in seconds since 1970, by its ID."""
+    return int(identifier.rpartition("-")[2], 16) / 1e9
+
+
 def is_over(cache: Path, identifier: str) -> bool:
     """Did the run of this ID end? One of another host counts as going on."""
     if not identifier.startswith(f"{_host()}-"):

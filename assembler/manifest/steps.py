@@ -109,11 +109,22 @@ class Packages(Model):
     """Distribution packages by package manager; the base has one of them."""
 
     apt: tuple[PackageName, ...] = Field((), description="Debian and Ubuntu packages")
-    dnf: tuple[PackageName, ...] = Field((), description="Fedora, Rocky and Red Hat packages")
-    apk: tuple[PackageName, ...] = Field((), description="Alpine packages")
+    dnf: tuple[PackageName, ...] = Field((), description="Fedora, Rocky and Red Hat packages; not yet")
+    apk: tuple[PackageName, ...] = Field((), description="Alpine packages; not yet")
+
+    @model_validator(mode="after")
+    def _only_what_can_be_locked(self) -> Packages:
+        for name in ("dnf", "apk"):
+            if getattr(self, name):
+                raise wrong(
+                    f"`{name}` packages cannot be locked and installed yet",
+                    at=(name,),
+                    hint="take a Debian or Ubuntu base and `apt`, or an image that has them",
+                )
+        return self
 
     def __bool__(self) -> bool:
-        return bool(self.apt or self.dnf or self.apk)
+        return bool(self.apt)
 
 
 _TOOLCHAINS = ("cmake", "cargo", "nvcc", "hipcc", "autotools", "meson", "wheel", "script")

@@ -163,7 +163,6 @@ class Assembly:
                 steps[toolchain_id(scope, name)] = tuple(step.packages.apt)
         for index, layer in enumerate(self.loaded.layers):
             if layer.entry.packages:
-                self._only_apt(layer.entry.packages, layer.place)
                 steps[layer_id(index)] = tuple(layer.entry.packages.apt)
         return steps
 
@@ -171,14 +170,6 @@ class Assembly:
     def layer_packages(self) -> list[str]:
         """The ids of the steps that make `packages` layers."""
         return [step for step in self._package_steps if not step.startswith("toolchain:")]
-
-    @staticmethod
-    def _only_apt(packages: Any, place: str) -> None:
-        for other in ("dnf", "apk"):
-            if getattr(packages, other):
-                raise ManifestError(
-                    f"`{other}` packages cannot be locked and installed yet; `apt` can", place=place
-                )
 
     def packages(self, step: str, *, lock: bool) -> tuple[Package, ...] | None:
         """The locked packages of a step. Without `lock`, None when they would have to be resolved."""
@@ -238,6 +229,11 @@ class Assembly:
             return answer
 
         return self.locking.answer("source", label, request, resolve)
+
+    def source_inputs(self, scope: Scope, name: str) -> tuple[str, ...]:
+        """The digest (hexadecimal SHA-256) of the archive that a source is, if it is one."""
+        digest = (self.source_answer(scope, name) or {}).get("sha256")
+        return (digest,) if isinstance(digest, str) else ()
 
     def lock(self) -> None:
         """Make the lock complete, asking the world for what it does not answer, and save it.

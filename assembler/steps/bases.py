@@ -259,6 +259,7 @@ def bootstrap_base(
         both=also is not None,
         step=f"base:{key[:12]}",
         created_by=f"bootstrap {name}",
+        inputs=tuple(package.sha256 for package in packages),
     )
 
     def image() -> Image:

@@ -12,6 +12,7 @@ from assembler.events import StepOutput
 from assembler.plan.graph import Plan, Step, toolchain_id, used_compile_steps
 from assembler.steps.materialise import base_image, image_for
 from assembler.steps.places import source_errors
+from assembler.steps.records import input_fields
 
 if TYPE_CHECKING:
     from assembler.build.container import Container
@@ -114,7 +115,13 @@ def compile_one(assembly: Assembly, plan: Plan, step: Step) -> None:
         )
         report.detail = f"{bundle.files} files"
     session.store.put_record(
-        str(step.key), {"bundle": str(bundle.digest), "bytes": bundle.size, "files": bundle.files}
+        str(step.key),
+        {
+            "bundle": str(bundle.digest),
+            "bytes": bundle.size,
+            "files": bundle.files,
+            **input_fields(assembly.source_inputs(scope, description.source)),
+        },
     )
 
 
@@ -143,7 +150,8 @@ def toolchain(assembly: Assembly, plan: Plan, *, scope_step: str, wanted: Sequen
         name, built = toolchain_image(session.buildah, lambda: base_image(session, devel), str(step.key), install)
         report.outcome = "built" if built else "cached"
         report.detail = f"{len(packages)} packages"
-    session.store.put_record(str(step.key), {"image": name})
+    inputs = input_fields([package.sha256 for package in packages])
+    session.store.put_record(str(step.key), {"image": name, **inputs})
     return name
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from assembler.errors import ManifestError
+from assembler.errors import placed as placed_errors
 from assembler.manifest.models import Copy
 from assembler.oci.image import Image
 from assembler.steps.bases import BaseHandle, base_handle
@@ -42,7 +43,8 @@ def image_handles(assembly: Assembly) -> Mapping[int, BaseHandle]:
         if image is not None:
             key = (layer.scope.directory, image.model_dump_json())
             if key not in same:
-                same[key] = base_handle(assembly, f"copy {image.label}", image, layer.scope.directory)
+                with placed_errors(layer.place):
+                    same[key] = base_handle(assembly, f"copy {image.label}", image, layer.scope.directory)
             found[index] = same[key]
     return found
 

@@ -6,6 +6,7 @@ written, answers go to a lock in the cache, so that an experiment never rewrites
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Mapping
@@ -37,6 +38,8 @@ class Locking:
         self._target = self._beside if beside_writable else self._private
         self._lock = self._read(self._beside)
         self._extra = self._read(self._private)
+        with contextlib.suppress(OSError):
+            os.utime(self._private)  # what is used is not old: nobody else has what this lock pins
         self._used: list[LockEntry] = []
         self._complete = True
 

@@ -30,7 +30,7 @@ def make_layer(assembly: Assembly, plan: Plan, step: Step) -> BlobLayer:
         raise ValueError(f"`{step.id}` makes no layer")
     layer = assembly.loaded.layers[index]
     verb = step.kind if step.kind in ("packages", "run") else "pack"
-    wish = _wish(assembly, step, layer)
+    wish = _wish(assembly, step, layer, _inputs(assembly, step, layer))
     copied = copied_layer(assembly, index)
     with assembly.session.step(step.id, verb, step.name, step.key) as report, placed(layer.place):
         packed = wish.from_twin()
@@ -64,7 +64,16 @@ def _settled(
     return copied_key(packed.layer.descriptor.annotations[COMPRESSOR], diff_id), records
 
 
-def _wish(assembly: Assembly, step: Step, layer: BoundLayer) -> Wish:
+def _inputs(assembly: Assembly, step: Step, layer: BoundLayer) -> tuple[str, ...]:
+    """Digests of the packages, or of the archive, that a layer is made of."""
+    if layer.entry.packages:
+        return tuple(package.sha256 for package in assembly.packages(step.id, lock=True) or ())
+    if layer.entry.copy_ and layer.entry.copy_.source:
+        return assembly.source_inputs(layer.scope, layer.entry.copy_.source)
+    return ()
+
+
+def _wish(assembly: Assembly, step: Step, layer: BoundLayer, inputs: tuple[str, ...]) -> Wish:
     # A second plan costs time. What needs no container is packed as fast from its content as from its twin.
     in_container = layer.entry.packages or layer.entry.run
     wanted = in_container or assembly.also or assembly.loaded.manifest.compression == "both"
@@ -77,6 +86,7 @@ def _wish(assembly: Assembly, step: Step, layer: BoundLayer) -> Wish:
         step=step.id,
         created_by=step.name,
         epoch=assembly.loaded.manifest.epoch,
+        inputs=inputs,
         sending=assembly.sending,
     )
 

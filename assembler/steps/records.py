@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from assembler.oci.descriptor import Descriptor
@@ -11,14 +12,24 @@ from assembler.oci.layout import Store
 from assembler.pack.tarball import PackedLayer
 
 
-def layer_record(packed: PackedLayer) -> dict[str, Any]:
-    """What is kept of a packed layer."""
+def layer_record(packed: PackedLayer, inputs: Sequence[str] = ()) -> dict[str, Any]:
+    """What is kept of a packed layer, which was made of `inputs`."""
     return {
+        **input_fields(inputs),
         "descriptor": packed.layer.descriptor.to_json(),
         "diff_id": str(packed.layer.diff_id),
         "uncompressed_bytes": packed.uncompressed_bytes,
         "files": packed.files,
     }
+
+
+def input_fields(digests: Sequence[str]) -> dict[str, Any]:
+    """What a record says about the blobs that a step was made of: hexadecimal SHA-256 digests.
+
+    These are what somebody else may have deleted when it is made again: packages, archives. So `assembler.gc`
+    keeps them for as long as the image is kept.
+    """
+    return {"inputs": sorted({str(Digest.from_hex(digest)) for digest in digests})} if digests else {}
 
 
 def layer_from_record(store: Store, key: str, created_by: str = "") -> BlobLayer | None:

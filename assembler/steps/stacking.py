@@ -88,7 +88,14 @@ def stack(assembly: Assembly, plan: Plan, key: str) -> BuiltImage:
     descriptor = Descriptor(
         media_type=media_types.MANIFEST, digest=digest, size=len(data), platform=assembly.platform
     )
-    session.store.put_record(key, {"manifest": str(digest), "manifest_descriptor": descriptor.to_json()})
+    session.store.put_record(
+        key,
+        {
+            "manifest": str(digest),
+            "manifest_descriptor": descriptor.to_json(),
+            "steps": sorted({step.key for step in plan.steps if step.key and step.key != key}),
+        },
+    )
     if not assembly.is_base:
         _tell_unreadable(assembly, image)
     return _built(assembly, descriptor, image, built=True)

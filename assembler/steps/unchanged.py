@@ -8,8 +8,10 @@ imported to find that out: only the standard library and modules that do the sam
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from assembler.steps.assembly import Assembly
     from assembler.steps.session import Session
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 def request_key(
@@ -83,7 +85,8 @@ def _inputs(assemblies: Sequence[Assembly]) -> dict[str, Any] | None:
                 return None
             trees.append([str(root), list(ignored), fingerprint])
         blobs.update(_blobs(assembly))
-    return {"files": files, "trees": trees, "blobs": sorted(blobs)}
+    keys = [str(assembly.plan().image.key) for assembly in assemblies]
+    return {"files": files, "trees": trees, "blobs": sorted(blobs), "keys": keys}
 
 
 def _files(assembly: Assembly) -> Iterator[Path]:
@@ -139,9 +142,18 @@ def recall(cache: Path, facts: Mapping[str, Any], insecure: Sequence[str] = ()) 
         result = memory["result"]
         if not all(_still_pushed(text, result["digest"], insecure) for text in facts["push"]):
             return None
+        _mark_used(cache, facts, memory["keys"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return {**result, "built": False, "bytes_pushed": 0, "bytes_pulled": 0}
+
+
+def _mark_used(cache: Path, facts: Mapping[str, Any], keys: Sequence[str]) -> None:
+    """What is relied on every day is not old, though nobody looks into the store for it: see `assembler.gc`."""
+    records = [cache / "store" / "keys" / key[:2] / f"{key}.json" for key in keys]
+    for path in [memory_path(cache, facts), *records]:
+        with contextlib.suppress(OSError):
+            os.utime(path)
 
 
 def _holds(cache: Path, memory: Mapping[str, Any]) -> bool:

@@ -25,6 +25,7 @@ class Wish:
     """One layer. `other_key` is that of its twin, None when it is not known; `both` asks for the twin too.
 
     `step` is told the progress, `created_by` is the layer's line of history, `epoch` the time of its entries.
+    `inputs` are the digests (hexadecimal SHA-256) of packages and archives that it is made of, for its record.
     With `sending`, the layer is sent while it is packed; a twin follows when the image is pushed.
     """
 
@@ -36,6 +37,7 @@ class Wish:
     step: str
     created_by: str
     epoch: int = 0
+    inputs: tuple[str, ...] = ()
     sending: Sending | None = None
 
     def pack(self, entries: Sequence[Entry]) -> tuple[PackedLayer, dict[str, PackedLayer]]:
@@ -102,4 +104,4 @@ class Wish:
     def remember(self, made: dict[str, PackedLayer]) -> None:
         """Keep the records of layers whose blobs are in the store."""
         for key, packed in made.items():
-            self.session.store.put_record(key, layer_record(packed))
+            self.session.store.put_record(key, layer_record(packed, self.inputs))

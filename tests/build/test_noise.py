@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from support.containers import TINY, busybox, running_room, shared_directory
 
+from assembler.build import apt
 from assembler.build.container import Container
 from assembler.build.noise import Listener, command_text, plain, quiet, signal_of, start_failure
 from assembler.errors import StepError
@@ -72,6 +73,14 @@ def test_a_status_is_the_commands_own(container: Container, listen: bool) -> Non
 def test_a_program_that_cannot_start_is_named(container: Container, program: str, fact: str, listen: bool) -> None:
     container.run(["sh", "-c", "echo text > /root/text; chmod 755 /root/text"])
     assert ended(container, program, listen=listen).fact == fact
+
+
+@pytest.mark.tools
+def test_a_base_without_apt_is_told_so(container: Container) -> None:
+    with pytest.raises(StepError) as caught:
+        apt.resolve(container, ["libgomp1"])
+    assert caught.value.fact == "the container has no program `apt-get`"
+    assert "Debian or Ubuntu" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,10 @@ from support.cli import Program
 from support.needs import need, need_root
 from support.podman import output_of_image
 from support.registry import RunningRegistry
+
+from assembler.gc import collect, plan_gc
+from assembler.oci.digest import Digest
+from assembler.oci.layout import Store
 
 pytestmark = [pytest.mark.tools, pytest.mark.slow]
 
@@ -172,6 +177,24 @@ def test_bases_in_a_registry_give_the_same_layers(
     own, referred = (json.loads(program.ok("inspect", name, "--json")) for name in (pushed, image))
     assert [layer["digest"] for layer in referred["layers"]] == [layer["digest"] for layer in own["layers"]]
     assert base.partition("@")[2] in json.dumps(referred)
+
+
+def test_gc_keeps_the_packages_of_an_image_that_is_kept(
+    room: Path, program: Program, pushed: str, tmp_path: Path
+) -> None:
+    """Long after the last build, and also those which only the compiler's container has."""
+    store = Store(tmp_path / "store")
+    shutil.copytree(program.cache / "store", store.root, copy_function=os.link)
+    shutil.rmtree(store.root / "keys")
+    shutil.copytree(program.cache / "store/keys", store.root / "keys")
+    for path in (store.root / "keys").rglob("*.json"):
+        os.utime(path, (1, 1))
+    freed = collect(plan_gc(store))
+    assert freed.blobs
+    text = "".join(path.read_text() for path in (room / "project").glob("*.lock.yaml"))
+    locked = set(re.findall(r"\bsha256: \"?([0-9a-f]{64})\b", text))
+    assert len(locked) > 150, "of the base, of the compiler's container, of the layer"
+    assert [digest for digest in locked if not store.has(Digest.from_hex(digest))] == []
 
 
 def test_a_kill_at_any_moment_costs_only_the_step(
