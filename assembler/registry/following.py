@@ -26,7 +26,8 @@ from assembler.registry.retry import RetryPolicy
 START_BYTES: Final = 4 << 20
 """A blob that ends before is not worth a conversation of its own: it goes with the rest of the image."""
 
-_BLOCK: Final = 1 << 20
+_BLOCK: Final = 256 << 10  # larger ones are given back to the system and got again, a page fault for each page
+_WORTH_ASKING: Final = 1 << 20
 _AT_ONCE: Final = 4
 
 Arrival = Literal["present", "pushed"]
@@ -218,9 +219,9 @@ class _Stream:
 
     def read(self, amount: int = -1, /) -> bytes:
         """Read like a file."""
-        wanted = _BLOCK if amount < 0 else amount
+        wanted = _BLOCK if amount < 0 else min(amount, _BLOCK)
         size, digest = self._blob.wait_for(self._at + wanted)
-        if digest and self._on_whole and size - self._at > _BLOCK:
+        if digest and self._on_whole and size - self._at > _WORTH_ASKING:
             self._on_whole(digest)
             self._on_whole = None
         data = self._blob.read_at(self._at, min(wanted, size - self._at))
