@@ -244,7 +244,7 @@ class StatCache:
 
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.path(root, ignore, name), json.dumps(record).encode())
+            write_atomically(self.path(root, ignore, name), json.dumps(record).encode(), durable=False)
         except OSError:
             return
 
