@@ -140,12 +140,12 @@ def _copy(entry: Entry, offset: int, amount: int, view: memoryview) -> None:
         raise ValueError(f"`{entry.path}` is a file without content of its own")
     try:
         if isinstance(content, Slice):
-            found = _read(content.path, content.offset + offset, view[:amount])
+            found = _read(content.path, content.offset + offset, view[:amount], amount)
         elif not entry.size:
             found = content.stat().st_size
         else:
             # Past the end of a file there must be nothing.
-            found = _read(content, offset, view if offset + amount == entry.size else view[:amount])
+            found = _read(content, offset, view if offset + amount == entry.size else view[:amount], amount)
     except OSError as error:
         place = str(content.path if isinstance(content, Slice) else content)
         raise NodeError(f"`{entry.path}` cannot be read: {refused(error)}", place=place) from error
@@ -153,15 +153,14 @@ def _copy(entry: Entry, offset: int, amount: int, view: memoryview) -> None:
         raise _changed(entry)
 
 
-def _read(path: os.PathLike[str], offset: int, view: memoryview) -> int:
-    """Fill the view from the file and return how much of it there was."""
+def _read(path: os.PathLike[str], offset: int, view: memoryview, enough: int) -> int:
+    """Fill the view from the file and return how much there was; short answers are followed up to `enough`."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        done = 0
-        while done < len(view):
-            count = os.preadv(descriptor, [view[done:] if done else view], offset + done)
-            if not count:
-                break
+        done = count = os.preadv(descriptor, [view], offset)
+        # The kernel gives less than was asked for at the end of a file, and in pieces of 2 GiB at the most.
+        while count > 0 and done < enough:
+            count = os.preadv(descriptor, [view[done:]], offset + done)
             done += count
         return done
     finally:

@@ -36,10 +36,13 @@ _NO_PROXY: Mapping[str, Any] = {"http": None, "https": None, "all": None}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Body:
-    """What a request carries: `size` bytes of what `open` gives, `progress` told how many are through."""
+    """What a request carries: `size` bytes of what `open` gives, `progress` told how many are through.
+
+    A size of None says that it is not known before the end: the body goes out in chunks (RFC 9112 7.1).
+    """
 
     open: Callable[[], Readable]
-    size: int
+    size: int | None
     progress: Callable[[int], None] | None = None
 
     @classmethod
@@ -49,15 +52,12 @@ class Body:
 
 
 class _Sending:
-    """A body on its way: sized for `requests`, read in blocks by urllib3."""
+    """A body on its way, read in blocks by urllib3. Without a length, `requests` sends it in chunks."""
 
     def __init__(self, stream: Readable, body: Body) -> None:
         self._stream = stream
         self._body = body
         self._done = 0
-
-    def __len__(self) -> int:
-        return self._body.size
 
     def __iter__(self) -> Iterator[bytes]:  # `requests` takes only iterables for streams; urllib3 calls read
         while block := self.read(1 << 20):
@@ -69,6 +69,13 @@ class _Sending:
         if block and self._body.progress:
             self._body.progress(self._done)
         return block
+
+
+class _SizedSending(_Sending):
+    """A body whose length is announced."""
+
+    def __len__(self) -> int:
+        return self._body.size or 0
 
 
 class Connection:
@@ -161,7 +168,7 @@ class Connection:
                 self._authenticator.answer(response, reference, scopes, sent)
             finally:
                 discard(response)
-            if body and body.size > _SMALL:
+            if body and not _is_small(body):
                 raise TransientError("the login expired", place=place, after=0.0)
         if response.status_code in expect:
             return response
@@ -202,8 +209,8 @@ class Connection:
         stream = body.open() if body else None
         try:
             if body and stream:
-                sending = _Sending(stream, body)
-                options["data"] = sending.read() if body.size <= _SMALL else sending
+                sending = _Sending(stream, body) if body.size is None else _SizedSending(stream, body)
+                options["data"] = sending.read() if _is_small(body) else sending
             response = self._session.request(
                 method,
                 url,
@@ -230,6 +237,11 @@ class Connection:
                 stream.close()
         self._has_answered = True
         return response
+
+
+def _is_small(body: Body) -> bool:
+    """Is it so small that it can be sent again at once?"""
+    return body.size is not None and body.size <= _SMALL
 
 
 def speaks_tls(host: str) -> bool:

@@ -1,8 +1,8 @@
 """Sending blobs while they are still being written, so that a push ends soon after the packing does.
 
-The bytes come from the file that the writer fills, not from the writer: it never waits for the network, a piece
-that was lost on the way is read again, and nothing is kept in memory. What goes wrong here is no error of the
-push, which then sends the finished blob from the store, with all its patience.
+The bytes come from the file that the writer fills, not from the writer: it never waits for the network, what was
+lost on the way is read again, and nothing is kept in memory. What goes wrong here is no error of the push, which
+then sends the finished blob from the store, with all its patience.
 
 Nobody can see a blob before its upload is committed under its digest, and no image before its manifest is put.
 """
@@ -22,13 +22,12 @@ from assembler.oci.reference import Reference
 from assembler.registry.client import Client
 from assembler.registry.refusal import RefusedError, TransientError
 from assembler.registry.retry import RetryPolicy
-from assembler.registry.upload import UploadSession
 
 START_BYTES: Final = 4 << 20
 """A blob that ends before is not worth a conversation of its own: it goes with the rest of the image."""
 
-_LEAST: Final = 8 << 20
-_MOST: Final = 64 << 20
+_BLOCK: Final = 256 << 10  # larger ones are given back to the system and got again, a page fault for each page
+_WORTH_ASKING: Final = 1 << 20
 _AT_ONCE: Final = 4
 
 Arrival = Literal["present", "pushed"]
@@ -45,7 +44,7 @@ class Uplink:
         self._followings: list[Following] = []
 
     def follow(self) -> Following | None:
-        """Follow one more blob; None when this registry takes no pieces."""
+        """Follow one more blob; None when this registry takes no blob of unknown length."""
         if any(following.refused for following in self._followings):
             return None
         following = Following(self._client, self.target, self._turn, self._policy)
@@ -66,6 +65,14 @@ class Uplink:
             following.wait(1.0)
 
 
+class _NotWantedError(Exception):
+    """The blob need not be sent any further: it is there (`arrival`), or was abandoned."""
+
+    def __init__(self, arrival: Arrival | None) -> None:
+        super().__init__(arrival)
+        self.arrival = arrival
+
+
 class Following:
     """One blob on its way. The writer calls `begin`, `grew`, then `finish` or `abandon`; a publisher waits."""
 
@@ -75,11 +82,11 @@ class Following:
         self.digest: Digest | None = None
         """What `finish` announced."""
         self.sent = 0
-        """Bytes that the registry has."""
+        """Bytes that were sent."""
         self.arrival: Arrival | None = None
         """When it is over: how the blob came to be there. None when it is not, as far as we know."""
         self.refused = False
-        """The registry did not take a piece; it would not take one of another blob either."""
+        """The registry does not take a blob so; it would not take another one either."""
         self._client = client
         self._target = target
         self._turn = turn
@@ -149,73 +156,78 @@ class Following:
         self._over.set()
 
     def _send(self, client: Client) -> Arrival | None:
-        session = client.open_upload(self._target)
-        committed = False
-        try:
-            asked = False
-            while True:
-                have, digest = self._more(session.offset, max(_LEAST, session.least))
-                if self._abandoned:
-                    return None
-                if digest and not asked:
-                    asked = True
-                    if client.has_blob(self._target, digest) is not None:
-                        return "present"
-                if session.offset < have:
-                    self._append(session, min(have, session.offset + max(_MOST, session.least)))
-                elif digest:
-                    session.commit(digest)
-                    committed = True
-                    return "pushed"
-        finally:
-            if not committed:
-                session.cancel()
+        """Send it in one stream, and again from its start after a failure that may pass."""
+        sent_all = False
+        for failures in range(self._policy.attempts):
+            session = client.open_upload(self._target)
+            committed = False
+            try:
+                session.stream(lambda: _Stream(self, partial(self._ask, client)))
+                sent_all = True
+                _, digest = self.wait_for(self.sent)
+                session.commit(str(digest))
+                committed = True
+            except _NotWantedError as end:
+                return "pushed" if end.arrival and sent_all else end.arrival
+            except TransientError as error:
+                if failures + 1 == self._policy.attempts:
+                    raise
+                self._policy.sleep(self._policy.wait(failures, error.after))
+            except RefusedError as error:
+                # That it lost this one, in a restart say, tells nothing about the next.
+                self.refused = error.code != "BLOB_UPLOAD_UNKNOWN"
+                raise
+            finally:
+                if not committed:
+                    session.cancel()
+            if committed:
+                return "pushed"
+        return None
 
-    def _more(self, offset: int, least: int) -> tuple[int, Digest | None]:
-        """Wait until there is something to do: the bytes that are there, and the digest when these are all."""
+    def wait_for(self, size: int) -> tuple[int, Digest | None]:
+        """Wait until so many bytes are there, or all: how many there are, and the digest when that is all.
+
+        _NotWantedError when the blob was abandoned.
+        """
         with self._change:
-            self._change.wait_for(
-                lambda: self._abandoned or self.digest is not None or self._size - offset >= least
-            )
+            self._change.wait_for(lambda: self._abandoned or self.digest is not None or self._size >= size)
+            if self._abandoned:
+                raise _NotWantedError(None)
             return self._size, self.digest
 
-    def _append(self, session: UploadSession, end: int) -> None:
-        """Send everything up to `end`; after a failure that may pass, go on from where the registry is."""
-        failures = 0
-        while session.offset < end:
-            try:
-                if failures:
-                    session.recover()
-                if session.offset < end:
-                    piece = partial(_Piece, self._descriptor, session.offset, end)
-                    session.append(piece, end - session.offset)
-                self.sent = session.offset
-            except TransientError as error:
-                failures += 1
-                if failures == self._policy.attempts or self._abandoned:
-                    raise
-                self._policy.sleep(self._policy.wait(failures - 1, error.after))
-            except RefusedError:
-                self.refused = True
-                raise
+    def read_at(self, offset: int, amount: int) -> bytes:
+        """Bytes of the file as far as they are there."""
+        descriptor = self._descriptor
+        return os.pread(descriptor, amount, offset) if descriptor is not None else b""
+
+    def _ask(self, client: Client, digest: Digest) -> None:
+        """The rest need not be sent when somebody has brought the blob before us."""
+        if client.has_blob(self._target, digest) is not None:
+            raise _NotWantedError("present")
 
 
-class _Piece:
-    """A part of a file that others write to and read from at the same time."""
+class _Stream:
+    """The blob from its start to its end, waiting for what is not there yet.
 
-    def __init__(self, descriptor: int | None, start: int, end: int) -> None:
-        self._descriptor = descriptor
-        self._at = start
-        self._end = end
+    `on_whole` is told the digest once, when the blob is whole and much of it is still to be sent.
+    """
+
+    def __init__(self, blob: Following, on_whole: Callable[[Digest], None]) -> None:
+        self._blob = blob
+        self._on_whole: Callable[[Digest], None] | None = on_whole
+        self._at = 0
 
     def read(self, amount: int = -1, /) -> bytes:
         """Read like a file."""
-        left = self._end - self._at
-        if self._descriptor is None or not left:
-            return b""
-        data = os.pread(self._descriptor, left if amount < 0 else min(amount, left), self._at)
+        wanted = _BLOCK if amount < 0 else min(amount, _BLOCK)
+        size, digest = self._blob.wait_for(self._at + wanted)
+        if digest and self._on_whole and size - self._at > _WORTH_ASKING:
+            self._on_whole(digest)
+            self._on_whole = None
+        data = self._blob.read_at(self._at, min(wanted, size - self._at))
         self._at += len(data)
+        self._blob.sent = self._at
         return data
 
     def close(self) -> None:
-        """The file stays open for the next piece."""
+        """The file stays open for another try."""

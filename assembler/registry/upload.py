@@ -1,7 +1,9 @@
-"""A blob that is sent in pieces, before its digest is known (distribution-spec, "Pushing a blob in chunks").
+"""A blob that is sent before its digest is known (distribution-spec, "Pushing a blob in chunks").
 
-The monolithic way, one `PUT` of a finished blob, is `Client.upload`. This is for a blob that is still being made.
-Registries must take chunks in order, but not all of them do; who sends has the other way to fall back on.
+The monolithic way, one `PUT` of a finished blob, is `Client.upload`. This is for a blob that is still being made:
+one `PATCH` whose length is not known at its start, which is how docker sends every layer, so that registries know
+it; then a `PUT` with the digest. Pieces with ranges, which could be resumed, are not worth their requests: the
+distribution project's registry gives up an upload whose `PATCH` broke off. Who sends has the other way left.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urljoin
 
 from assembler.errors import RegistryError
-from assembler.oci.digest import Digest, Readable
+from assembler.oci.digest import Readable
 from assembler.oci.reference import Reference
 from assembler.registry.authentication import push
 from assembler.registry.connection import Body, Connection
@@ -26,20 +28,16 @@ _RANGE = re.compile(r"(?:bytes=)?0-(\d+)")
 
 
 class UploadSession:
-    """One upload that the registry opened. `offset` is how many bytes it has. For one thread at a time.
+    """One upload that the registry opened. For one thread at a time.
 
-    Each method is one try: TransientError when it may go better after `recover`, RefusedError when the registry
-    does not want it.
+    Each method is one try: TransientError when another upload may go better, RefusedError when the registry does
+    not want it.
     """
 
     def __init__(self, connection: Connection, reference: Reference, opened: requests.Response) -> None:
         self._connection = connection
         self._reference = reference
         self._location = ""
-        self.offset = 0
-        least = opened.headers.get("OCI-Chunk-Min-Length", "")
-        self.least = int(least) if least.isdigit() else 0
-        """Bytes that a piece must have, unless it is the last one."""
         self._follow(opened)
 
     @property
@@ -47,33 +45,28 @@ class UploadSession:
         """Where the next request of this upload goes. It may change with every answer."""
         return self._location
 
-    def append(self, open_piece: Callable[[], Readable], size: int) -> None:
-        """Send the next `size` bytes. The registry must say that it has them all."""
-        expected = self.offset + size
+    def stream(self, open_body: Callable[[], Readable]) -> None:
+        """Send everything, until the body ends. RegistryError when the registry got less."""
+        sent = 0
+
+        def progress(done: int) -> None:
+            nonlocal sent
+            sent = done
+
         response = self._request(
             "PATCH",
             self._location,
             (202, 204),
-            headers={
-                "Content-Type": "application/octet-stream",
-                "Content-Length": str(size),
-                "Content-Range": f"{self.offset}-{expected - 1}",
-            },
-            body=Body(open=open_piece, size=size),
+            headers={"Content-Type": "application/octet-stream"},
+            body=Body(open=open_body, size=None, progress=progress),
         )
         self._follow(response)
-        self.offset = self._stored(response, expected)
-        if self.offset != expected:
-            fact = f"expected the registry to have {expected} bytes of an upload, it has {self.offset}"
+        stored = _RANGE.fullmatch(response.headers.get("Range", "").strip())
+        if stored and int(stored[1]) + 1 != sent:
+            fact = f"expected the registry to have {sent} bytes of an upload, it has {int(stored[1]) + 1}"
             raise RegistryError(fact, place=str(self._reference))
 
-    def recover(self) -> None:
-        """After a failure: ask how much the registry has."""
-        response = self._request("GET", self._location, (200, 202, 204))
-        self._follow(response)
-        self.offset = self._stored(response, 0)
-
-    def commit(self, digest: Digest) -> None:
+    def commit(self, digest: str) -> None:
         """Everything was sent. The registry checks the digest; RefusedError when it disagrees."""
         joint = "&" if "?" in self._location else "?"
         url = f"{self._location}{joint}digest={quote(digest, safe=':')}"
@@ -106,12 +99,3 @@ class UploadSession:
             self._location = urljoin(response.url, location)
         elif not self._location:
             raise RegistryError("the registry opened an upload and did not say where", place=str(self._reference))
-
-    @staticmethod
-    def _stored(response: requests.Response, default: int) -> int:
-        """How many bytes the registry says it has. `0-0` is what registries say of none."""
-        found = _RANGE.fullmatch(response.headers.get("Range", "").strip())
-        if found is None:
-            return default
-        last = int(found[1])
-        return last + 1 if last else min(default, 1)

@@ -81,12 +81,16 @@ class CopiedLayer:
 
     def shape(self, compressor: str) -> str:
         """The key of the layer's tar without its contents: the store remembers that it had such a layer."""
-        digest = hashlib.sha256()
-        for entry in self.entries:
-            fields = (entry.path, entry.kind, entry.mode, entry.uid, entry.gid, entry.size, entry.link)
-            digest.update("\0".join(map(str, fields)).encode() + b"\0\0")
-        facts = {"entries": digest.hexdigest(), "epoch": self._epoch, "compressor": compressor}
-        return key_of("shape", facts)
+        return key_of("shape", {"entries": self._outline, "epoch": self._epoch, "compressor": compressor})
+
+    @cached_property
+    def _outline(self) -> str:
+        """The digest of everything that the tar says, but for the contents of files."""
+        lines = [
+            f"{entry.path}\0{entry.kind}\0{entry.mode}\0{entry.uid}\0{entry.gid}\0{entry.size}\0{entry.link}"
+            for entry in self.entries
+        ]
+        return hashlib.sha256("\0\0".join(lines).encode()).hexdigest()
 
     def settle(self, diff_id: Digest) -> None:
         """The layer was read, and this is what it is. StepError when its files are not those of the look any more,

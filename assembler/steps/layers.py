@@ -82,16 +82,22 @@ def placed(chosen: Sequence[Entry], copy: Copy, place: str, *, is_directory: boo
     """
     target = copy.to.strip("/")
     is_file = len(chosen) == 1 and chosen[0].kind in ("file", "symlink") and not is_directory
+    single = is_file and not copy.to.endswith("/")
+    prefix = f"{target}/" if target else ""
     tree = TreeBuilder(place)
     for entry in chosen:
-        path = posixpath.join(target, entry.path) if target else entry.path
-        if is_file and not copy.to.endswith("/"):
-            path = target
-        link = posixpath.join(target, entry.link) if entry.kind == "hardlink" and target else entry.link
-        mode = entry.mode
-        if copy.mode is not None and entry.kind == "file":
-            mode = copy.mode
-        moved = replace(entry, path=path, link=link, mode=mode, uid=copy.user, gid=copy.group)
+        # There may be very many: `replace` would take as long as all the rest.
+        moved = Entry(
+            path=target if single else prefix + entry.path,
+            kind=entry.kind,
+            mode=entry.mode if copy.mode is None or entry.kind != "file" else copy.mode,
+            uid=copy.user,
+            gid=copy.group,
+            size=entry.size,
+            link=prefix + entry.link if entry.kind == "hardlink" else entry.link,
+            content=entry.content,
+            xattrs=entry.xattrs,
+        )
         tree.add(moved, place)
     return tree.entries()
 
@@ -124,5 +130,5 @@ def _moved(by_path: Mapping[str, Entry], names: Mapping[str, str]) -> tuple[Entr
                 entry = by_path[entry.link]
             else:
                 entry = replace(entry, link=first)
-        result.setdefault(new, replace(entry, path=new))
+        result.setdefault(new, entry if entry.path == new else replace(entry, path=new))
     return tuple(result.values())

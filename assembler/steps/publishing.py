@@ -74,7 +74,7 @@ def parse_targets(push: Sequence[str], outputs: Sequence[str], manifests: int) -
 
 
 def check_targets(session: Session, targets: Targets) -> None:
-    """Look at directories, and begin to try credentials; see `Session.ready` for how that ended."""
+    """Look at directories. Credentials are tried beside the first work, see `Session.ready`."""
     for kind, path in targets.outputs:
         _check_output(kind, path)
     if targets.push:

@@ -24,14 +24,13 @@ class Sending:
     def __init__(self, targets: Sequence[Reference], client: Callable[[], Client]) -> None:
         self._targets = tuple(targets)
         self._client = client
+        self._lock = threading.Lock()
+        self._asked = False
         self._answered = threading.Event()
         self._refusal: BaseException | None = None
         self._uplink: Uplink | None = None
-        self._closed = False
 
     def __enter__(self) -> Sending:
-        # Registries can be slow to answer or dead; a program that is done does not wait for them.
-        threading.Thread(target=self._ask, name="credentials", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -53,8 +52,17 @@ class Sending:
         if self._answered.is_set() and self._refusal:
             raise self._refusal
 
+    def _begin(self) -> None:
+        """Ask, once. Not before there is something to do meanwhile: loading the client takes its time."""
+        with self._lock:
+            if not self._asked:
+                self._asked = True
+                # Registries can be slow to answer or dead; a program that is done does not wait for them.
+                threading.Thread(target=self._ask, name="credentials", daemon=True).start()
+
     def ready(self) -> None:
         """Wait for the answer; raises what stands against the push."""
+        self._begin()
         self._answered.wait()
         self.look()
 
@@ -74,6 +82,7 @@ class Sending:
     @contextlib.contextmanager
     def following(self) -> Iterator[Following | None]:
         """What sends a blob that is packed in this block, if that can be; given up when the block fails."""
+        self._begin()
         follower = self.uplink.follow()
         try:
             yield follower

@@ -107,7 +107,7 @@ class Session:
             return self._client
 
     def start_sending(self, targets: Sequence[Reference]) -> None:
-        """Try the credentials for these targets, in the background; layers go there while they are packed."""
+        """Have the credentials for these targets tried in time, and layers sent there while they are packed."""
         from assembler.steps.sending import Sending
 
         self.sending = self._stack.enter_context(Sending(targets, lambda: self.client))

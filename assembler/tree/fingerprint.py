@@ -170,7 +170,14 @@ def changed_row(root: Path, rows: Sequence[Row]) -> str | None:
             now = os.lstat(f"{base}/{path}")
         except OSError:
             return path
-        if identity(now) != identity(info) or now.st_mode != info.st_mode:
+        # Not `identity`: this runs once a file, while everybody waits.
+        if (
+            now.st_ctime_ns != info.st_ctime_ns
+            or now.st_mtime_ns != info.st_mtime_ns
+            or now.st_ino != info.st_ino
+            or now.st_size != info.st_size
+            or now.st_mode != info.st_mode
+        ):
             return path
     return None
 
@@ -237,7 +244,7 @@ class StatCache:
 
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.path(root, ignore, name), json.dumps(record).encode())
+            write_atomically(self.path(root, ignore, name), json.dumps(record).encode(), durable=False)
         except OSError:
             return
 

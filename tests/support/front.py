@@ -28,7 +28,8 @@ class Front:
     """What the server does, and what it saw. Change it while it runs.
 
     `tokens` is None for no login at all, or maps each token that counts to its scopes; `fail` may answer a
-    request instead of the registry with (status, headers), or by breaking the connection (status 0).
+    request instead of the registry with (status, headers), or by breaking the connection (status 0). For each
+    number in `cuts` one PATCH reaches the registry with so many bytes only, and gets no answer.
     """
 
     upstream: str
@@ -36,6 +37,7 @@ class Front:
     login: bool = False
     uses: int | None = None  # how often a token may be used before it expires
     fail: Callable[[str, str], tuple[int, dict[str, str]] | None] | None = None
+    cuts: list[int] = field(default_factory=list)
     seen: list[tuple[str, str, str]] = field(default_factory=list)
     logins: list[list[str]] = field(default_factory=list)
     tokens: dict[str, int] = field(default_factory=dict)
@@ -106,22 +108,39 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(200, {}, json.dumps({"token": token}).encode())
 
     def _forward(self) -> None:
-        length = int(self.headers.get("Content-Length") or 0)
-        body = self.rfile.read(length) if length else None
+        cut = self.front.cuts.pop(0) if self.front.cuts and self.command == "PATCH" else None
+        body = self._body(cut)
         connection = http.client.HTTPConnection(self.front.upstream, timeout=30)
-        kept = {k: v for k, v in self.headers.items() if k.lower() not in ("authorization", "connection")}
+        ours = ("authorization", "connection", "transfer-encoding", "content-length")
+        kept = {k: v for k, v in self.headers.items() if k.lower() not in ours}
         connection.request(self.command, self.path, body=body, headers=kept)
         answer = connection.getresponse()
         data = answer.read()
+        if cut is not None:
+            self.close_connection = True
+            connection.close()
+            return
         size = answer.headers.get("Content-Length", "0") if self.command == "HEAD" else str(len(data))
         headers = {k: v for k, v in answer.headers.items() if k.lower() not in ("content-length", "connection")}
         self._answer(answer.status, headers, data, size)
         connection.close()
 
+    def _body(self, most: int | None = None) -> bytes | None:
+        """The body of the request, or as much of it as is wanted."""
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            length = int(self.headers.get("Content-Length") or 0)
+            return self.rfile.read(length if most is None else min(most, length)) if length else None
+        data = b""
+        while (size := int(self.rfile.readline(), 16)) and (most is None or len(data) < most):
+            data += self.rfile.read(size)
+            self.rfile.readline()
+        if not size:
+            self.rfile.readline()
+        return data[:most]
+
     def _answer(self, status: int, headers: dict[str, str], data: bytes, size: str | None = None) -> None:
-        length = int(self.headers.get("Content-Length") or 0)
-        if status in (401, 429, 503) and length and self.command in ("PUT", "PATCH"):
-            self.rfile.read(length)  # the body of a refused request is still on its way
+        if status in (401, 405, 429, 503) and self.command in ("PUT", "PATCH"):
+            self._body()  # the body of a refused request is still on its way
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
