@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from assembler.build.index_settings import DEFAULT_INDEX, read_settings
 from assembler.build.mounting import Mount
-from assembler.build.python_index import DEFAULT_INDEX, index_urls
 
 PIP: Final = "/etc/pip.conf"
 CARGO: Final = "/.cargo/config.toml"
@@ -38,12 +38,12 @@ def index_settings(scratch: Path, environment: Mapping[str, str] | None = None) 
 
 
 def _pip(env: Mapping[str, str]) -> str:
-    *extra, default = index_urls(env)
-    if (extra, default) == ([], DEFAULT_INDEX):
+    settings = read_settings(env)
+    if not settings.default and not settings.extra:
         return ""
-    lines = ["[global]", f"index-url = {default}"]
-    if extra:
-        lines.append("extra-index-url = " + "\n    ".join(extra))
+    lines = ["[global]", f"index-url = {settings.default or DEFAULT_INDEX}"]
+    if settings.extra:
+        lines.append("extra-index-url = " + "\n    ".join(settings.extra))
     return "\n".join([*lines, ""])
 
 
