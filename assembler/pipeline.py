@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from assembler.errors import RequestError
 from assembler.events import Emit, Note, ignore
-from assembler.manifest.library import LoadedManifest, find_manifest, load
+from assembler.manifest.library import find_manifest, load
+from assembler.manifest.loaded import LoadedManifest
 from assembler.oci.digest import Digest
 from assembler.oci.platform import Platform
 from assembler.oci.reference import Reference

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from assembler.errors import ManifestError
-from assembler.manifest.library import BoundLayer, LoadedManifest
+from assembler.manifest.loaded import BoundLayer, LoadedManifest
 from assembler.manifest.python import Wheels
 
 T = TypeVar("T")

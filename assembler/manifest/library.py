@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from assembler.errors import ManifestError
 from assembler.manifest.arguments import Given, values_of
 from assembler.manifest.expand import Expander, overlay
+from assembler.manifest.loaded import BoundLayer, LoadedManifest, Scope
 from assembler.manifest.models import Base, CompileStep, LayerEntry, Manifest, Recipe, Source
 from assembler.manifest.overrides import override_base, override_source
 from assembler.manifest.problems import Problems, alternatives, did_you_mean
@@ -27,7 +28,7 @@ from assembler.manifest.search import display, find_manifest, find_recipe, recip
 from assembler.manifest.source import Document, Steps, read_document
 from assembler.manifest.validate import validate
 
-__all__ = ["BoundLayer", "LoadedManifest", "Scope", "find_manifest", "load"]
+__all__ = ["find_manifest", "load"]
 
 SCOPE_LIMIT = 500
 """Recipe instances in one manifest; recipes that use each other twice would else grow without end."""
@@ -36,51 +37,6 @@ DEPTH_LIMIT = 30
 """Recipes within recipes, and manifests on manifests."""
 
 _NONE: Mapping[str, str] = MappingProxyType({})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scope:
-    """One recipe instance, or the manifest itself (name and recipe are then empty and None).
-
-    `directory` is what relative paths of its sources and files start from, `digest_place` its file as messages
-    show it.
-    """
-
-    name: str
-    directory: Path
-    recipe: str | None
-    sources: Mapping[str, Source]
-    compile: Mapping[str, CompileStep]
-    digest_place: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BoundLayer:
-    """One layer in its scope; `uses` entries are already replaced by what the recipe ships."""
-
-    scope: Scope
-    entry: LayerEntry
-    place: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedManifest:
-    """Everything that the files and the overrides say.
-
-    `manifest.image.env` holds the recipes' contributions too, as templates that the base's values complete.
-    `overrides` is true when an argument, source or base was changed on the command line: such a load does not
-    speak for the lock that lies beside the manifest. `files` are all files whose content went into this value,
-    and those that `from-file` and `wheels.file` name. `bases` are the files of bases that are manifests, by role.
-    """
-
-    path: Path
-    manifest: Manifest
-    layers: tuple[BoundLayer, ...]
-    scopes: tuple[Scope, ...]
-    args: Mapping[str, str]
-    overrides: bool
-    files: tuple[Path, ...]
-    bases: Mapping[str, Path] = field(default_factory=dict)
 
 
 def load(

@@ -18,7 +18,7 @@ from assembler.manifest.models import Base, Source, base_fields
 from assembler.manifest.problems import Problems, alternatives, did_you_mean
 
 if TYPE_CHECKING:
-    from assembler.manifest.library import Scope
+    from assembler.manifest.loaded import Scope
 
 _ROLES = ("devel", "runtime")
 _ARCHIVE = re.compile(r".*\.(?:zip|tar|tgz|tbz2|txz|tar\.(?:gz|bz2|xz|zst))")

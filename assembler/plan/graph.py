@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from assembler.manifest.library import BoundLayer, LoadedManifest, Scope
+from assembler.manifest.loaded import BoundLayer, LoadedManifest, Scope
 from assembler.manifest.models import CompileStep, LayerEntry
 from assembler.plan.key import key_of, subset
 from assembler.plan.names import compile_id, layer_id, layer_name, qualified, toolchain_id, wheel_layer_id

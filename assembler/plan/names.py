@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from assembler.manifest.library import Scope
+from assembler.manifest.loaded import Scope
 from assembler.manifest.models import LayerEntry
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assembler.errors import LockError, ManifestError
-from assembler.manifest.library import LoadedManifest, Scope, load
+from assembler.manifest.library import load
+from assembler.manifest.loaded import LoadedManifest, Scope
 from assembler.oci.image import BlobLayer, Image, append
 from assembler.oci.platform import Platform
 from assembler.pack.compress import Compression, other_than

@@ -33,7 +33,7 @@ from assembler.tree.fingerprint import Row, StatCache, Survey, changed_row, dige
 from assembler.tree.selection import chosen_names
 
 if TYPE_CHECKING:
-    from assembler.manifest.library import Scope
+    from assembler.manifest.loaded import Scope
     from assembler.manifest.models import Copy
     from assembler.oci.layout import Store
     from assembler.steps.assembly import Assembly

@@ -26,7 +26,7 @@ from assembler.tree.merge import Directory, MergedTree, Node, contents
 from assembler.tree.selection import chosen_names
 
 if TYPE_CHECKING:
-    from assembler.manifest.library import BoundLayer
+    from assembler.manifest.loaded import BoundLayer
     from assembler.steps.assembly import Assembly
     from assembler.steps.session import Session
 

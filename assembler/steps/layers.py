@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from assembler.errors import ManifestError, UntrustedInputError, refused
-from assembler.manifest.library import LoadedManifest
+from assembler.manifest.loaded import LoadedManifest
 from assembler.manifest.models import Copy, FileEntry
 from assembler.oci.digest import Digest
 from assembler.tree.builder import TreeBuilder

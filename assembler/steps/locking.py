@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assembler.errors import LockError, RequestError
-from assembler.manifest.library import LoadedManifest
+from assembler.manifest.loaded import LoadedManifest
 from assembler.manifest.lock import KINDS, Kind, Lock, LockEntry, lock_path, read_lock, write_lock
 from assembler.manifest.problems import alternatives
 from assembler.steps.session import Options

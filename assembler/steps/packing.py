@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from assembler.errors import ManifestError, placed
-from assembler.manifest.library import BoundLayer
+from assembler.manifest.loaded import BoundLayer
 from assembler.manifest.models import Copy
 from assembler.oci.descriptor import COMPRESSOR
 from assembler.oci.digest import Digest

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 from assembler.errors import placed
-from assembler.manifest.library import Scope
+from assembler.manifest.loaded import Scope
 
 
 def source_errors(scope: Scope, name: str) -> AbstractContextManager[None]:

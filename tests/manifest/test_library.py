@@ -9,7 +9,8 @@ import pytest
 from support.manifests import MANIFEST, RECIPE, write_files
 
 from assembler.errors import InvalidManifestError, RequestError
-from assembler.manifest.library import DEPTH_LIMIT, LoadedManifest, find_manifest, load
+from assembler.manifest.library import DEPTH_LIMIT, find_manifest, load
+from assembler.manifest.loaded import LoadedManifest
 from assembler.manifest.models import Base, Source
 from assembler.manifest.search import find_recipe, manifest_names, recipe_directories, recipe_names, shipped
 
