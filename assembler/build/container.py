@@ -306,7 +306,9 @@ class Container:
 
     def programs(self, names: Sequence[str]) -> frozenset[str]:
         """Which of these programs are on the container's PATH."""
-        return frozenset(self.ask('for name; do command -v "$name" >/dev/null && echo "$name"; done', *names))
+        return frozenset(
+            self.ask('for name; do if command -v "$name" >/dev/null; then echo "$name"; fi; done', *names)
+        )
 
     def ask(self, script: str, *arguments: str) -> list[str]:
         """The lines that a shell script prints; it must change nothing, since it may run several times.
