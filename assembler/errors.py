@@ -30,6 +30,8 @@ class AssembleError(Exception):
         self.place = place
         self.hint = hint
         self.detail = tuple(detail)
+        for line in self.detail:  # so that a traceback, which is all that a failed test has, tells it too
+            self.add_note(line)
 
     def __str__(self) -> str:
         return f"{self.place}: {self.fact}" if self.place else self.fact
