@@ -346,20 +346,18 @@ class _Loader:
             self.known_source(unit, (*steps, "copy", "source"), entry.copy_.source)
         if entry.copy_ is not None and entry.copy_.image is not None and entry.copy_.image.manifest:
             self.base_manifest(unit, (*steps, "copy", "image"), entry.copy_.image)
-        wheels = entry.wheels
-        if wheels and wheels.file:
-            self.known_file(unit, (*steps, "wheels", "file"), wheels.file)
-        if wheels and wheels.artifact:
-            self.known_artifact(unit, (*steps, "wheels", "artifact"), wheels.artifact)
-        if wheels and wheels.wheelhouse:
-            self.known_file(unit, (*steps, "wheels", "wheelhouse"), wheels.wheelhouse, "directory")
+        if wheels := entry.wheels:
+            for name, kind in (("file", "file"), ("wheelhouse", "directory")):
+                if text := getattr(wheels, name):
+                    self.known_file(unit, (*steps, "wheels", name), text, kind)
+            if wheels.artifact is not None:
+                self.known_artifact(unit, (*steps, "wheels", "artifact"), wheels.artifact)
         for index, file in enumerate(entry.files):
             if file.from_file is not None:
                 self.known_file(unit, (*steps, "files", index, "from-file"), file.from_file)
 
     def known_file(self, unit: _Unit, steps: Steps, text: str, kind: str = "file") -> None:
-        path = unit.path.absolute().parent / text
-        is_there = Path.is_dir if kind == "directory" else Path.is_file
+        path, is_there = unit.path.absolute().parent / text, Path.is_file if kind == "file" else Path.is_dir
         if is_there(path):
             self.files |= {path: None} if kind == "file" else {}
         elif not self.problems.is_blamed(unit.document, steps):

@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def compiled(source: bytes, path: str) -> bytes:
-    """The `.pyc` of a source, or nothing when it is none: some packages have templates that only look like it."""
+    """The `.pyc` of a source, or nothing when it is not one: some packages have templates that look like it."""
     try:
         code = compile(source, path, "exec", dont_inherit=True, optimize=0)
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):

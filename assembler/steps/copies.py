@@ -27,6 +27,7 @@ from assembler.oci.digest import Digest
 from assembler.pack.tarball import compressor_id, diff_id_of
 from assembler.plan.key import key_of
 from assembler.steps.layers import copied
+from assembler.steps.places import source_errors
 from assembler.tree.directory import entries_of
 from assembler.tree.fingerprint import Row, StatCache, Survey, changed_row, digest_rows, walk
 from assembler.tree.selection import chosen_names
@@ -157,7 +158,8 @@ def look_at(assembly: Assembly, scope: Scope, name: str) -> Look:
     from assembler.build.checkout import tree_path
 
     source = scope.sources[name]
-    return assembly.session.copies.look(tree_path(source, scope.directory), source.ignore)
+    with source_errors(scope, name):
+        return assembly.session.copies.look(tree_path(source, scope.directory), source.ignore)
 
 
 def copied_layer(assembly: Assembly, index: int) -> CopiedLayer | None:

@@ -52,8 +52,10 @@ class Locking:
 
     @property
     def names(self) -> frozenset[str]:
-        """The names of all entries, those included that nothing asks for."""
-        return frozenset(entry.name for entry in (*self._lock.entries, *self._extra.entries, *self._used))
+        """What can be renewed: all entries, those included that nothing asks for, and the wheels in them."""
+        entries = [*self._lock.entries, *self._extra.entries, *self._used]
+        wheels = [each for entry in entries if entry.kind == "wheels" for each in _wheel_names(entry)]
+        return frozenset([*(entry.name for entry in entries), *wheels])
 
     @property
     def path(self) -> Path:
@@ -139,6 +141,11 @@ class Locking:
 
     def _note(self, entry: LockEntry) -> None:
         self._used.append(entry)
+
+
+def _wheel_names(entry: LockEntry) -> list[str]:
+    wheels = entry.answer.get("wheels")
+    return [str(each["name"]) for each in wheels if isinstance(each, dict)] if isinstance(wheels, list) else []
 
 
 def locking_of(session: Session, loaded: LoadedManifest) -> Locking:

@@ -143,7 +143,7 @@ MANIFESTS = [
      "m.yaml:4:10: `a/b` (from files /a/b) lies below `a`, which is a file"),
     ("HEADlayers: [{files: [{path: /a, from-file: gone}]}]\n", 2, "gone"),
     ("HEADlayers: [{packages: {dnf: [curl]}}]\n", 2, "`dnf` packages cannot be locked"),
-    ("HEADlayers: [{copy: {image: 'a/b:1', path: /x, to: /x}}]\n", 2, "m.yaml:4:10: copying out of another image"),
+    ("HEADlayers: [{copy: {image: 'oci:gone', path: /x, to: /x}}]\n", 2, "gone"),
     ("HEADlayers: [{uses: lama-cpp}]\n", 2, "no recipe `lama-cpp`\n\nhint: did you mean `llama-cpp`?"),
 ]  # fmt: skip
 

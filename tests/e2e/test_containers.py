@@ -9,13 +9,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import pytest
 from support.cli import Program
 from support.needs import need, need_root
+from support.podman import output_of_image
 from support.registry import RunningRegistry
 
 pytestmark = [pytest.mark.tools, pytest.mark.slow]
@@ -103,18 +103,8 @@ def containers_left(cache: Path) -> list[str]:
     return found + [place for place in mounts if place.startswith(str(cache)) and place.endswith("/merged")]
 
 
-def test_podman_runs_what_was_pushed(room: Path, pushed: str) -> None:
-    limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]
-    with tempfile.TemporaryDirectory(prefix="pr-") as short:  # podman refuses a run root of over 50 characters
-        done = subprocess.run(
-            [need("podman"), "--root", str(room / "podman"), "--runroot", short, "--storage-driver", "vfs",
-             "--cgroup-manager", "cgroupfs", "--runtime", need("runc"), "run", "--rm",
-             "--network", "host", *limits, "--tls-verify=false", pushed],
-            capture_output=True,
-            text=True,
-            check=False,
-        )  # fmt: skip
-    assert done.stdout == "hello from a container\n", done.stderr
+def test_podman_runs_what_was_pushed(pushed: str) -> None:
+    assert output_of_image(pushed) == "hello from a container\n"
 
 
 def test_nothing_is_left_but_the_cache(program: Program, pushed: str) -> None:

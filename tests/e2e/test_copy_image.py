@@ -285,6 +285,7 @@ def test_no_root_is_needed(project: Path, layout: Store, tmp_path: Path) -> None
         os.chown(place, 4711, 4711)
     for parent in (tmp_path, *list(tmp_path.parents)[:3]):
         parent.chmod(parent.stat().st_mode | 0o011)
+    path.chmod(0o644)
     done = subprocess.run(
         [
             need("setpriv"),

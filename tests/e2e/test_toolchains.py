@@ -6,9 +6,7 @@ import io
 import json
 import os
 import shutil
-import subprocess
 import tarfile
-import tempfile
 import zipfile
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import pytest
 import zstandard
 from support.cli import ROOT, Program
 from support.needs import need
+from support.podman import output_of_image
 from support.registry import RunningRegistry
 from support.toolchain_projects import CARGO, CUDA, FILES, RUST
 
@@ -59,22 +58,6 @@ def layer_files(layout: Path) -> dict[str, bytes]:
     return found
 
 
-def output_of_image(project: Path, reference: str) -> str:
-    """What the image's command prints when podman runs what was pushed."""
-    limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]
-    with tempfile.TemporaryDirectory(prefix="pr-") as short:  # podman refuses a run root of over 50 characters
-        podman = [need("podman"), "--root", str(project.parent / "podman"), "--runroot", short]
-        done = subprocess.run(
-            [*podman, "--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--runtime", need("runc"),
-             "run", "--rm", "--network", "host", *limits, "--tls-verify=false", reference],
-            capture_output=True,
-            text=True,
-            check=False,
-        )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_cuda_for_two_architectures(project: Path, program: Program, registry: RunningRegistry) -> None:
     layout = project.parent / "cuda"
     pushed = program.ok(
@@ -84,9 +67,7 @@ def test_cuda_for_two_architectures(project: Path, program: Program, registry: R
     for name in ("usr/local/lib/libkernels.so", "usr/local/bin/count"):
         assert architectures_in(files[name]) == frozenset({"sm_80", "sm_90a", "compute_90a"}), name
     image = next(line for line in pushed.splitlines() if "@sha256:" in line)
-    assert output_of_image(project, image).startswith("error "), (
-        "it runs as far as a machine without a GPU lets it"
-    )
+    assert output_of_image(image).startswith("error "), "it runs as far as a machine without a GPU lets it"
 
 
 def test_hip_for_gfx90a(project: Path, program: Program) -> None:
@@ -127,12 +108,12 @@ def test_rust_with_crates(project: Path, program: Program, registry: RunningRegi
     """Crates from the registry; then another text in the workspace, with which no dependency is compiled again."""
     target = f"{registry.host}/e2e/greet:1"
     image = program.ok(project / "rust.yaml", "--push", target)
-    assert output_of_image(project, image) == "hello 42 unix\n"
+    assert output_of_image(image) == "hello 42 unix\n"
     (project / "greet/words/src/lib.rs").write_text('pub const GREETING: &str = "again";\n')
     ended = program(project / "rust.yaml", "--push", target, "--offline", "--progress", "json")
     assert ended.code == 0, ended.stderr
     assert outcomes(ended.stderr)["compile:greet:dependencies"] == "cached"
-    assert output_of_image(project, ended.stdout.strip()) == "again 42 unix\n"
+    assert output_of_image(ended.stdout.strip()) == "again 42 unix\n"
     log = max((program.cache / "logs").glob("greet-*.txt"), key=lambda path: path.stat().st_mtime).read_text()
     compiled = [line.split()[1] for line in log.splitlines() if line.strip().startswith("Compiling")]
     assert sorted(compiled) == ["greet", "words"]
@@ -160,6 +141,6 @@ def test_wheel_meson_and_autotools(project: Path, program: Program, registry: Ru
         (extension,) = (name for name in archive.namelist() if name.endswith(".so"))
         assert b".debug_info" not in archive.read(extension)
     image = next(line for line in ended.stdout.splitlines() if "@sha256:" in line)
-    assert output_of_image(project, image) == "hello\nhello\n"
+    assert output_of_image(image) == "hello\nhello\n"
     notes = [json.loads(line).get("facts") for line in ended.stderr.splitlines() if '"facts"' in line]
     assert {note["step"] for note in notes if note} >= {"compile:wheel", "compile:meson", "compile:autotools"}

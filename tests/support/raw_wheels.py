@@ -25,8 +25,8 @@ _LARGE: Final = 0xFFFF_FFFF
 class Member:
     """A member of the zip. `local_name`, `crc`, `size` and `packed` are what headers say, where that is a lie.
 
-    `described` puts sizes and checksum after the bytes; `zip64` puts sizes into extra fields; `after` follows the
-    member.
+    `described` puts sizes and checksum after the bytes; `zip64` puts sizes into extra fields; `after` are bytes
+    that follow the member.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Member:
 
 @dataclass(frozen=True)
 class RawWheel:
-    """A wheel in the making. `record` changes lines of RECORD before they are written, `end` the whole file."""
+    """A wheel in the making. `record` changes the lines of RECORD before they are written, `end` the file."""
 
     members: tuple[Member, ...]
     record: Callable[[list[str]], list[str]] = field(default=lambda lines: lines)
