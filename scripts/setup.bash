@@ -17,6 +17,7 @@ tools=(
   mmdebstrap:mmdebstrap         # bases that need no registry
   mksquashfs:squashfs-tools     # SIF
   newuidmap:uidmap              # subordinate ids
+  pigz:pigz                     # what dockerd unpacks gzip with
   podman:podman                 # runs what was assembled
   runc:runc                     # the runtime that podman uses here: crun refuses hosts with mixed cgroups
   skopeo:skopeo                 # a second opinion on images

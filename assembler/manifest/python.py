@@ -134,7 +134,7 @@ class Wheels(Model):
     groups: tuple[Project, ...] = Field((), description="dependency groups of that project; none when empty")
     dependencies: Flag = Field(True, description="`false`: exactly what is asked for, without what it depends on")
     split: Size | None = Field(
-        None, description="a wheel of this size or more gets a layer of its own; `16m` when absent"
+        None, description="a wheel of this size or more gets a layer of its own; `4m` when absent"
     )
     bytecode: Flag = Field(False, description="`true`: compiled `.pyc` files too, larger and quicker to start")
 

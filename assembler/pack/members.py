@@ -16,6 +16,7 @@ import os
 import struct
 import threading
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,7 +52,7 @@ class Archives:
     def __init__(self) -> None:
         self._files: dict[Path, int] = {}
         self.turns = threading.Condition()
-        self.broken = False
+        self.failure: BaseException | None = None
 
     def reader(self, member: ZipMember) -> MemberReader:
         """A reader of this member, to be filled from in order."""
@@ -63,11 +64,17 @@ class Archives:
                 raise _unreadable(member, error) from error
         return MemberReader(member, descriptor, self)
 
-    def give_up(self) -> None:
-        """End the waiting for a turn that will not come, because another thread failed."""
+    def give_up(self, failure: BaseException) -> None:
+        """End the waiting for a turn that will not come, because another thread failed; it fails the same way."""
         with self.turns:
-            self.broken = True
+            self.failure = self.failure or failure
             self.turns.notify_all()
+
+    def wait(self, turn: Callable[[], bool]) -> None:
+        """Wait, with `turns` held, until it is the caller's turn."""
+        self.turns.wait_for(lambda: self.failure is not None or turn())
+        if self.failure is not None:
+            raise self.failure
 
     def __enter__(self) -> Archives:
         return self
@@ -117,10 +124,11 @@ class MemberReader:
             else:
                 self._part(offset, view)
         except OSError as error:
-            self._archives.give_up()
-            raise _unreadable(self.member, error) from error
-        except BaseException:
-            self._archives.give_up()
+            failure = _unreadable(self.member, error)
+            self._archives.give_up(failure)
+            raise failure from error
+        except BaseException as error:
+            self._archives.give_up(error)
             raise
 
     def packed(self, offset: int, amount: int) -> bytes:
@@ -171,8 +179,7 @@ class MemberReader:
         """The next part of a member that is longer than a chunk has room for."""
         turns = self._archives.turns
         with turns:
-            turns.wait_for(lambda: self._inflated == offset or self._archives.broken)
-        self._still_wanted()
+            self._archives.wait(lambda: self._inflated == offset)
         if not offset:
             self._begin()
         self._inflate(offset, view)
@@ -182,8 +189,7 @@ class MemberReader:
         with turns:
             self._inflated = end
             turns.notify_all()
-            turns.wait_for(lambda: self._hashed == offset or self._archives.broken)
-        self._still_wanted()
+            self._archives.wait(lambda: self._hashed == offset)
         self._sum = inflating.crc32(view, self._sum)
         if self._hash:
             self._hash.update(view)
@@ -195,10 +201,6 @@ class MemberReader:
         with turns:
             self._hashed = end
             turns.notify_all()
-
-    def _still_wanted(self) -> None:
-        if self._archives.broken:
-            raise self._refused("was not read to its end, because another entry failed")
 
     def _begin(self) -> None:
         self._tail = self._locate()
@@ -308,18 +310,16 @@ class MemberReader:
         return UntrustedInputError(f"`{self.member.name}` {what}", place=self.member.archive)
 
 
-def read_member(member: ZipMember) -> bytes:
+def read_member(member: ZipMember, archives: Archives) -> bytes:
     """All of a small member, proved. UntrustedInputError naming archive and entry when it is not what it says."""
     data = bytearray(member.size)
-    with Archives() as archives:
-        archives.reader(member).fill(0, memoryview(data))
+    archives.reader(member).fill(0, memoryview(data))
     return bytes(data)
 
 
-def read_start(member: ZipMember, amount: int) -> bytes:
+def read_start(member: ZipMember, amount: int, archives: Archives) -> bytes:
     """Up to `amount` first bytes of a member. They are not proved; the packing does that."""
-    with Archives() as archives:
-        return archives.reader(member).start(amount)
+    return archives.reader(member).start(amount)
 
 
 def _wide(extra: bytes, size: int, packed: int) -> tuple[int, int]:

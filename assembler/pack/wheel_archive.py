@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 
 from assembler.errors import NodeError, UntrustedInputError
 from assembler.tree.decompress import StreamError, check_growth
+from assembler.tree.tar_stream import shown
 
 _END: Final = struct.Struct("<4s4H2LH")
 _LOCATOR: Final = struct.Struct("<4sLQL")
@@ -44,7 +45,7 @@ _BAD_NAME: Final = re.compile(r"(?:^|/)\.{0,2}(?:/|\Z)|[\0-\x1f\x7f]")
 
 
 class Listed(NamedTuple):
-    """A file as the directory lists it. The fields are those of `ZipMember`."""
+    """A member as the directory lists it. The fields are those of `ZipMember`."""
 
     name: str
     start: int
@@ -59,12 +60,13 @@ class Listed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """A wheel whose directory holds no surprises. `name` is the wheel's, for people; `files` are in zip order."""
+    """A wheel whose directory holds no surprises. `name` is the wheel's, for people; members are in zip order."""
 
     path: Path
     name: str
     size: int
     files: tuple[Listed, ...]
+    directories: tuple[Listed, ...]
 
 
 def read_archive(path: Path, name: str) -> Archive:
@@ -77,15 +79,21 @@ def read_archive(path: Path, name: str) -> Archive:
         try:
             size = os.fstat(descriptor).st_size
             data, count, start = _directory(descriptor, size)
-            files = _files(data, count, start)
+            listed = _members(data, count, start)
         finally:
             os.close(descriptor)
-        check_growth(sum(file.size for file in files), size)
+        check_growth(sum(member.size for member in listed), size)
     except OSError as error:
         raise NodeError(f"the wheel cannot be read: {error.strerror or error}", place=str(path)) from error
     except StreamError as error:
         raise UntrustedInputError(str(error), place=name) from error
-    return Archive(path=path, name=name, size=size, files=files)
+    return Archive(
+        path=path,
+        name=name,
+        size=size,
+        files=tuple(member for member in listed if not member.name.endswith("/")),
+        directories=tuple(member for member in listed if member.name.endswith("/")),
+    )
 
 
 def _directory(descriptor: int, size: int) -> tuple[bytes, int, int]:
@@ -133,8 +141,8 @@ def _wide_end(tail: bytes, at: int, end: int) -> tuple[int, int, int, int, int, 
     raise StreamError("the zip64 end of the directory is missing or damaged")
 
 
-def _files(data: bytes, count: int, directory: int) -> tuple[Listed, ...]:
-    """Every file of the directory, each with the place where the next one begins."""
+def _members(data: bytes, count: int, directory: int) -> list[Listed]:
+    """Every entry of the directory, each with the place where the next one begins."""
     listed: list[tuple[str, int, int, int, int, bool, bool, bool]] = []
     starts: list[int] = [directory]
     names: set[str] = set()
@@ -161,11 +169,9 @@ def _files(data: bytes, count: int, directory: int) -> tuple[Listed, ...]:
         starts.append(start)
         if flags & _ENCRYPTED:
             raise StreamError(f"`{name}` is encrypted")
-        executable = _kind(name, attributes)
-        if executable is None:
-            if size or packed > 2:
-                raise StreamError(f"`{name}` is a directory with content")
-            continue
+        executable = _is_executable(name, attributes)
+        if size and name.endswith("/"):
+            raise StreamError(f"`{name}` is a directory with content")
         if method not in {_STORED, _DEFLATED}:
             raise StreamError(f"`{name}` is compressed by method {method}; expected 0 (stored) or 8 (deflated)")
         if disk or (method == _STORED and packed != size) or packed > size + (size >> 3) + _DEFLATE_SLACK:
@@ -177,23 +183,21 @@ def _files(data: bytes, count: int, directory: int) -> tuple[Listed, ...]:
     return _bounded(listed, starts)
 
 
-def _bounded(
-    listed: list[tuple[str, int, int, int, int, bool, bool, bool]], starts: list[int]
-) -> tuple[Listed, ...]:
-    """The files with their ends: where the next member, or the directory, begins. Overlaps show themselves."""
+def _bounded(listed: list[tuple[str, int, int, int, int, bool, bool, bool]], starts: list[int]) -> list[Listed]:
+    """The entries with their ends: where the next member, or the directory, begins. Overlaps show themselves."""
     starts.sort()
     if starts[0] and len(starts) > 1:
         raise StreamError("there are bytes before the first entry")
     following = dict(itertools.pairwise(starts))
     if len(following) != len(starts) - 1:
         raise StreamError("two entries begin at the same byte")
-    files = []
+    members = []
     for name, start, packed, size, crc, deflated, described, executable in listed:
         end = following.get(start)
         if end is None or start + _LOCAL_HEADER + packed > end:
             raise StreamError(f"`{name}` shares bytes with another entry, or lies beyond the end")
-        files.append(Listed(name, start, end, packed, size, crc, deflated, described, executable))
-    return tuple(files)
+        members.append(Listed(name, start, end, packed, size, crc, deflated, described, executable))
+    return members
 
 
 def _name(raw: bytes) -> str:
@@ -201,24 +205,24 @@ def _name(raw: bytes) -> str:
     try:
         name = raw.decode()
     except UnicodeDecodeError:
-        raise StreamError(f"`{raw!r}` has a name that is not UTF-8") from None
+        raise StreamError(f"`{shown(raw)}` has a name that is not UTF-8") from None
     if "//" not in name and "/." not in name and name[:1] not in "./" and name.isprintable():
         return name  # the common case, told apart without the pattern
     # A directory's own slash is its last.
     if _BAD_NAME.search(name.removesuffix("/")):
         raise StreamError(
-            f"`{name!a}`: expected a relative path without empty, `.` and `..` parts or control characters"
+            f"`{shown(raw)}`: expected a relative path without empty, `.` and `..` parts or control characters"
         )
     return name
 
 
-def _kind(name: str, attributes: int) -> bool | None:
-    """Is the file executable? None for a directory. Wheels use the Unix mode whatever system they name."""
+def _is_executable(name: str, attributes: int) -> bool:
+    """By the Unix mode, which wheels use whatever system they name. What is no file or directory is refused."""
     mode = attributes >> 16
     kind = stat.S_IFMT(mode)
     if name.endswith("/"):
         if kind in {0, stat.S_IFDIR}:
-            return None
+            return False
     elif kind in {0, stat.S_IFREG}:
         return bool(mode & 0o111)
     what = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a directory by its mode alone"}.get(

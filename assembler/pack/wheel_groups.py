@@ -19,7 +19,7 @@ from assembler.pack.wheel_environment import Environment
 LAYER_LIMIT: Final = 8 << 30
 """Bytes of wheels in a layer. Registries begin to refuse at 10 GB, and a pull restarts with its layer."""
 
-THRESHOLD: Final = 16 << 20
+THRESHOLD: Final = 4 << 20
 """Bytes from which a wheel has a layer of its own, unless told otherwise."""
 
 _BITS: Final = 4  # sixteen buckets

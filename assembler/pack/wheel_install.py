@@ -24,7 +24,7 @@ from typing import Final, TypeAlias
 
 from assembler.errors import UntrustedInputError
 from assembler.manifest.wheels import LockedWheel
-from assembler.pack.members import digest_text, read_member, read_start
+from assembler.pack.members import Archives, digest_text, read_member, read_start
 from assembler.pack.wheel_archive import Archive, Listed, read_archive
 from assembler.pack.wheel_environment import Environment, installed_path, reserved_paths
 from assembler.pack.wheel_record import Row, format_record, parse_record
@@ -56,13 +56,15 @@ def wheel_entries(
     wheel of this project; NodeError when it cannot be read.
     """
     archive = read_archive(path, wheel.filename)
-    return _Installation(wheel, archive, environment, compiling).entries()
+    with Archives() as archives:
+        return _Installation(wheel, archive, archives, environment, compiling).entries()
 
 
 @dataclass(slots=True)
 class _Installation:
     wheel: LockedWheel
     archive: Archive
+    archives: Archives
     environment: Environment
     compiling: tuple[str, Compile] | None
     files: dict[str, Listed] = field(default_factory=dict)
@@ -83,11 +85,13 @@ class _Installation:
         written = {f"{self.info}/{name}" for name in _OURS}
         for file in self.archive.files:
             if file.name in written:
-                self.record.pop(file.name, None)
+                self._drop(file)
             elif not file.name.startswith(data):
                 self._keep(file, f"{packages}/{file.name}", file.name)
             else:
                 self._place(file, file.name[len(data) :], packages, scripts)
+        for directory in self.archive.directories:
+            self._drop(directory)
         self._check_record()
         for name, (module, reference) in scripts.items():
             self._write(
@@ -143,13 +147,20 @@ class _Installation:
         if file.size > _METADATA_LIMIT:
             raise self._refused(f"`{path}` has {file.size} bytes, more than such a file can need")
         row = self.record.get(path) if listed else None
-        return read_member(self._member(file, row.expected if row else ""))
+        return read_member(self._member(file, row.expected if row else ""), self.archives)
 
     def _check_record(self) -> None:
         """What is left in RECORD must be RECORD itself, which has no hash, or a directory."""
         for path in self.record:
             if not path.endswith("/") and path not in {f"{self.info}/{name}" for name in (*_OURS, *_SIGNATURES)}:
                 raise self._refused(f"RECORD lists `{path}`, which is not in the wheel")
+
+    def _drop(self, file: Listed) -> None:
+        """Not installed, but read: nothing may hide behind what nobody looks at."""
+        row = self.record.pop(file.name, None)
+        if file.size > _METADATA_LIMIT:
+            raise self._refused(f"`{file.name}` has {file.size} bytes, more than such a file can need")
+        read_member(self._member(file, row.expected if row else ""), self.archives)
 
     # where its files go
 
@@ -170,11 +181,11 @@ class _Installation:
         place = installed_path(self.environment, f"{target}/{rest}")
         if scheme == "scripts":
             if rest in scripts:  # an old wrapper of setuptools; the entry point says the same
-                self._row(file)
+                self._drop(file)
                 return
             if file.size >= len(PLACEHOLDER):
                 member = self._member(file, "")
-                if read_start(member, len(PLACEHOLDER)) == PLACEHOLDER:
+                if read_start(member, len(PLACEHOLDER), self.archives) == PLACEHOLDER:
                     self._rewrite(file, place)
                     return
         self._keep(file, place, self._relative(place, packages), executable=scheme == "scripts")
@@ -182,7 +193,7 @@ class _Installation:
     def _rewrite(self, file: Listed, place: str) -> None:
         if file.size > _SCRIPT_LIMIT:
             raise self._refused(f"`{file.name}` is a script of {file.size} bytes; at most {_SCRIPT_LIMIT} can be")
-        script = read_member(self._member(file, self._row(file)))
+        script = read_member(self._member(file, self._row(file)), self.archives)
         self._write(place, with_interpreter(script, self.environment.interpreter), 0o755)
 
     def _keep(self, file: Listed, place: str, recorded: str, *, executable: bool = False) -> None:

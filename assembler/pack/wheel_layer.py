@@ -10,6 +10,7 @@ from assembler.manifest.wheels import LockedWheel
 from assembler.oci.layout import Store
 from assembler.pack.tarball import Compression, PackedLayer, pack
 from assembler.pack.wheel_bytecode import find_compiler
+from assembler.pack.wheel_collisions import Collisions
 from assembler.pack.wheel_environment import Environment, venv_entries
 from assembler.pack.wheel_groups import WheelGroup
 from assembler.pack.wheel_install import Compile, wheel_entries
@@ -42,11 +43,15 @@ def group_facts(group: WheelGroup, environment: Environment) -> dict[str, Any]:
 
 
 def group_entries(
-    group: WheelGroup, environment: Environment, open_wheel: Callable[[LockedWheel], Path], store: Store
+    group: WheelGroup,
+    environment: Environment,
+    open_wheel: Callable[[LockedWheel], Path],
+    store: Store,
+    collisions: Collisions | None = None,
 ) -> tuple[Entry, ...]:
     """The tree of this layer. Where two wheels differ about a file, the later one in the group has its way.
 
-    Compiled files, where the environment has them, are written to the store.
+    Compiled files, where the environment has them, are written to the store. `collisions` is told of every wheel.
     """
     tree = TreeBuilder(group.name)
     found: dict[str, tuple[Entry, str]] = {}
@@ -57,7 +62,10 @@ def group_entries(
         compiler = find_compiler(environment.python)
         compiling = compiler.tag, lambda path, sources: compiler.compile(path, sources, store)
     for wheel in group.wheels:
-        for entry in wheel_entries(wheel, open_wheel(wheel), environment, compiling):
+        entries = wheel_entries(wheel, open_wheel(wheel), environment, compiling)
+        if collisions:
+            collisions.add(wheel.label, entries)
+        for entry in entries:
             found[entry.path] = entry, wheel.filename
     for entry, origin in found.values():
         tree.add(entry, origin)

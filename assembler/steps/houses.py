@@ -7,8 +7,11 @@ digest of its bundle), so that a plan opens no wheel.
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +28,8 @@ from assembler.tree.fingerprint import RACY_NANOSECONDS
 if TYPE_CHECKING:
     from assembler.steps.assembly import Assembly
 
+_HASHERS = 8
+
 PATTERNS = ("*", "!*.whl")
 """What of a wheelhouse does not count, as patterns of .gitignore."""
 
@@ -35,12 +40,14 @@ def directory_wheels(store: Store, directory: Path, place: str) -> tuple[HouseWh
         paths = sorted(path for path in directory.iterdir() if path.name.endswith(".whl") and path.is_file())
         if not paths:
             raise ManifestError(f"there are no wheels in `{directory.name}`", place=place)
-        return tuple(_of_file(store, path) for path in paths)
+        with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), _HASHERS)) as pool:
+            return tuple(pool.map(partial(wheel_of_file, store), paths))
     except OSError as error:
         raise ManifestError(f"`{directory.name}` cannot be read: {error.strerror}", place=place) from error
 
 
-def _of_file(store: Store, path: Path) -> HouseWheel:
+def wheel_of_file(store: Store, path: Path) -> HouseWheel:
+    """A wheel of this host; hashed and read once, and known by its stat data from then on."""
     now = time.time_ns()
     status = path.stat()
     identity = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from assembler.errors import LockError, ManifestError
-from assembler.events import StepFinished, StepStarted
+from assembler.events import Note, StepFinished, StepStarted
 from assembler.manifest.environments import House, PythonEnvironment, python_environments
 from assembler.manifest.wheels import LockedWheel
 from assembler.pack.wheel_environment import Environment, environment_of
@@ -28,12 +28,14 @@ from assembler.units import size_text
 if TYPE_CHECKING:
     from assembler.build.fetching import Fetching
     from assembler.build.wheel_files import WheelPlaces
+    from assembler.pack.wheel_collisions import Collisions
     from assembler.steps.assembly import Assembly
     from assembler.tree.entry import Entry
 
 LAYER_LIMIT: Final = 100
 """Layers in an image: overlay file systems and some registries end at 127 or so, and others may stack on ours."""
 _THREADS: Final = 8
+_COLLISIONS: Final = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,7 @@ class WheelLayers:
         self._assembly = assembly
         self._places: dict[str, _Place] = {}
         self._fetching: Fetching | None = None
+        self._seen: dict[str, Collisions] = {}
 
     @cached_property
     def environments(self) -> tuple[tuple[PythonEnvironment, EnvironmentLock], ...]:
@@ -122,7 +125,7 @@ class WheelLayers:
         for group in groups:
             place = _Place(python=python, locked=locked, environment=environment, group=group)
             self._places[wheel_layer_id(python.first, group.name)] = place
-            missing = [wheel for wheel in group.wheels if not self._assembly.session.store.has(wheel.digest)]
+            missing = [wheel for wheel in group.wheels if not self._is_here(wheel)]
             found[python.first].append(
                 WheelFact(
                     name=group.name,
@@ -154,13 +157,15 @@ class WheelLayers:
 
     def entries(self, step: Step) -> tuple[Entry, ...]:
         """The tree of the layer that a step of the plan makes."""
+        from assembler.pack.wheel_collisions import Collisions
         from assembler.pack.wheel_layer import group_entries
 
         place = self._places[step.id]
         group = place.group
         if place.house is not None:
             group = WheelGroup(name=group.name, wheels=self._built(place, place.house))
-        return group_entries(group, place.environment, self._open, self._assembly.session.store)
+        seen = self._seen.setdefault(place.python.prefix, Collisions())
+        return group_entries(group, place.environment, self._open, self._assembly.session.store, seen)
 
     def _built(self, place: _Place, house: House) -> tuple[LockedWheel, ...]:
         """The wheels of a compile step, which must ask for what they asked for when the lock was made."""
@@ -179,11 +184,33 @@ class WheelLayers:
             )
         return tuple(wheel.locked for wheel in wheels)
 
+    def _is_here(self, wheel: LockedWheel) -> bool:
+        """Is the file on this host, by all that can be known without reading it?"""
+        if self._assembly.session.store.has(wheel.digest):
+            return True
+        return any(path.is_file() and path.stat().st_size == wheel.size for path in self._local_paths(wheel))
+
+    def _local_paths(self, wheel: LockedWheel) -> Iterator[Path]:
+        for directory in self._directories:
+            yield directory / wheel.filename
+
+    @cached_property
+    def _directories(self) -> tuple[Path, ...]:
+        """The directories of this host in which wheels may lie."""
+        from assembler.build.index_settings import read_settings
+
+        return (*self.wheelhouses, *read_settings().local_directories())
+
     def _open(self, wheel: LockedWheel) -> Path:
-        """The file of a wheel, when it is there."""
+        """The file of a wheel, when it is there. One that lies in a directory of this host is used where it is."""
+        from assembler.steps.houses import wheel_of_file
+
         store = self._assembly.session.store
         if store.has(wheel.digest):
             return store.blob_path(wheel.digest)
+        for path in self._local_paths(wheel):
+            if path.is_file() and wheel_of_file(store, path).digest == wheel.digest:
+                return path
         if self._fetching is None or not self._fetching.knows(wheel.digest):
             with self._started([wheel]) as fetching:
                 return fetching.wait(wheel.digest)
@@ -192,19 +219,28 @@ class WheelLayers:
     @contextlib.contextmanager
     def fetching(self, plan: Plan) -> Iterator[None]:
         """In this block the wheels that the plan's work needs are on their way, in the order of its steps."""
-        store = self._assembly.session.store
         places = [self._places[step.id] for step in plan.work if step.id in self._places]
         wanted = {wheel.sha256: wheel for place in places for wheel in place.group.wheels}
-        missing = [wheel for wheel in wanted.values() if not store.has(wheel.digest)]
-        if not missing:
+        missing = [wheel for wheel in wanted.values() if not self._is_here(wheel)]
+        if missing:
+            with self._started(missing) as fetching:
+                self._fetching = fetching
+                try:
+                    yield
+                finally:
+                    self._fetching = None
+        else:
             yield
-            return
-        with self._started(missing) as fetching:
-            self._fetching = fetching
-            try:
-                yield
-            finally:
-                self._fetching = None
+        self._tell_collisions()
+
+    def _tell_collisions(self) -> None:
+        """Warn of files that several of the wheels have that were packed."""
+        for seen in self._seen.values():
+            for collision in seen.found[:_COLLISIONS]:
+                self._assembly.session.emit(Note(text=str(collision), level="warning"))
+            if more := len(seen.found[_COLLISIONS:]):
+                self._assembly.session.emit(Note(text=f"and {more} more such files", level="warning"))
+        self._seen.clear()
 
     @contextlib.contextmanager
     def _started(self, wheels: Sequence[LockedWheel]) -> Iterator[Fetching]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -11,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from bench_cases.measure import Run, timed
+from bench_cases.measure import Run, read_result, timed
 
 REPOSITORY_ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -49,8 +48,7 @@ class Ours:
             env={"ASSEMBLE_CACHE": str(self._cache), "PYTHONPATH": paths},
             cwd=work,
         )
-        value = json.loads(run.stdout)
-        result = value[0] if isinstance(value, list) else value
+        result = read_result(run.stdout)
         self.bytes_pushed, self.bytes_pulled = result.get("bytes_pushed"), result.get("bytes_pulled")
         return run
 
@@ -65,6 +63,7 @@ class Buildah:
 
     def __init__(self, directory: Path) -> None:
         self._root = directory / "buildah-root"
+        self.compression = "gzip"  # what it takes by itself
         self._argv = ["buildah", "--root", str(self._root), "--runroot", str(directory / "buildah-run")]
 
     @staticmethod
@@ -76,8 +75,9 @@ class Buildah:
         containerfile = work / "Containerfile"
         containerfile.write_text(containerfile_text(directories))
         build = [*self._argv, "bud", "--layers", "-t", reference, "-f", str(containerfile), str(work)]
-        push = [*self._argv, "push", "--tls-verify=false", reference, f"docker://{reference}"]
-        return _both(timed(build), timed(push))
+        options = ["--tls-verify=false", "--compression-format", self.compression]
+        push = [*self._argv, "push", *options, reference, f"docker://{reference}"]
+        return both(timed(build), timed(push))
 
     def clean(self) -> None:
         if self._root.exists():
@@ -108,7 +108,7 @@ class Docker:
         containerfile.write_text(containerfile_text(directories))
         self._built.add(reference)
         build = ["docker", "build", "-t", reference, "-f", str(containerfile), str(work)]
-        return _both(timed(build, env={"DOCKER_BUILDKIT": "1"}), timed(["docker", "push", reference]))
+        return both(timed(build, env={"DOCKER_BUILDKIT": "1"}), timed(["docker", "push", reference]))
 
     def clean(self) -> None:
         if self._built:
@@ -153,5 +153,8 @@ def containerfile_text(directories: Sequence[str]) -> str:
     return "\n".join(["FROM scratch", *copies]) + "\n"
 
 
-def _both(build: Run, push: Run) -> Run:
-    return Run(build.seconds + push.seconds, max(build.peak_mib, push.peak_mib), build.stdout + push.stdout)
+def both(*runs: Run) -> Run:
+    """Commands that ran one after the other, as one."""
+    return Run(
+        sum(run.seconds for run in runs), max(run.peak_mib for run in runs), "".join(r.stdout for r in runs)
+    )

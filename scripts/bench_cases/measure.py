@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 class BenchError(Exception):
@@ -25,6 +26,13 @@ class Run:
     seconds: float
     peak_mib: float
     stdout: str
+
+
+def read_result(stdout: str) -> dict[str, Any]:
+    """The one result of a command of ours with `--json`."""
+    value = json.loads(stdout)
+    result: dict[str, Any] = value[0] if isinstance(value, list) else value
+    return result
 
 
 def timed(argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Run:

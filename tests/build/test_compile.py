@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.devel import DEVEL, DevelRoom, devel_room
+from support.needs import need
 
 from assembler.build.compile import compile_step
 from assembler.build.elf import read_elf
@@ -17,7 +18,7 @@ from assembler.build.node import jobs as jobs_that_fit
 from assembler.errors import RequestError, StepError
 from assembler.events import Emit, Event, Note, StepOutput
 from assembler.manifest.models import CompileStep
-from assembler.process import run, which
+from assembler.process import run
 from assembler.tree.entry import Slice
 
 pytestmark = [pytest.mark.tools, pytest.mark.slow]
@@ -44,8 +45,7 @@ WHOLE = {"programs": "hello", "libraries": "libgreeting.so*"}
 
 @pytest.fixture(scope="module")
 def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevelRoom]:
-    if which("mmdebstrap") is None or which("buildah") is None:
-        pytest.skip("mmdebstrap or buildah is not installed")
+    need("mmdebstrap", "buildah")
     with devel_room(tmp_path_factory.mktemp("compile") / "cache") as made:
         yield made
 

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.elves import compiled_object, executable, library
+from support.needs import need
 
 from assembler.build.elf import Elf, read_elf
-from assembler.process import run, which
+from assembler.process import run
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +40,7 @@ def test_a_program(program: Path) -> None:
 
 
 def test_readelf_agrees(program: Path) -> None:
-    if which("readelf") is None:
-        pytest.skip("readelf is not installed")
+    need("readelf")
     elf = read_elf(program)
     assert elf is not None
     lines = run(["readelf", "--dynamic", "--wide", str(program)]).stdout.splitlines()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from support.needs import need, need_root
+from support.needs import lacking, need, need_root
 from support.registry import RunningRegistry, free_port
 
 from assembler import cli
@@ -202,7 +202,7 @@ def test_tools_that_are_not_there_are_named(
     assemble: Assemble, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if any(Path(place, "git").exists() for place in ("/usr/local/sbin", "/usr/sbin", "/sbin")):
-        pytest.skip("git lies where administrators' programs do")
+        lacking("git lies where administrators' programs do")
     monkeypatch.setenv("PATH", str(directory))
     (directory / "git.yaml").write_text(
         "manifest: 1\nname: g\nruntime: scratch\nsources: {a: {git: 'https://a.example/b', ref: main}}\n"
@@ -268,7 +268,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
         [need("mount"), "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(path)], check=False, capture_output=True
     )
     if done.returncode:
-        pytest.skip("nothing can be mounted here")
+        lacking("nothing can be mounted here")
     yield path
     subprocess.run(["umount", str(path)], check=True)
 
