@@ -6,6 +6,7 @@ only needs `ignore_chown_errors` and a system call filter on top; both would be 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from assembler.build.runs import remove_with_mounts
 from assembler.errors import NodeError
 from assembler.oci.layout import write_atomically
 from assembler.process import run, which
@@ -62,14 +64,13 @@ def probe_storage(cache: Path) -> Storage:
     runroot.mkdir(exist_ok=True, mode=0o700)
     memory = runroot / "driver.json"
     fact = {"driver": "overlay", "kernel": platform.release(), "root": str(graph)}
-    try:
-        known = json.loads(memory.read_bytes()) == fact
-    except (OSError, ValueError):
-        known = False
-    if not known and _overlay_works(graph):
-        # Only success is remembered: a failure may have been a full disk.
-        write_atomically(memory, json.dumps(fact).encode())
-        known = True
+    known = _remembered(memory) == fact
+    if not known:
+        with (graph / "probe.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            known = _remembered(memory) == fact or _overlay_works(graph)
+            if known:  # only success is remembered: a failure may have been a full disk
+                write_atomically(memory, json.dumps(fact).encode())
     return Storage(root=graph / "storage", runroot=runroot / "run", driver="overlay" if known else "vfs")
 
 
@@ -127,7 +128,18 @@ def owned(path: Path) -> Path:
     return path
 
 
+def _remembered(memory: Path) -> object:
+    """What an earlier probe found; None when there was none."""
+    try:
+        return json.loads(memory.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
 def _overlay_works(graph: Path) -> bool:
+    """Make a container with a file in it; to be called by one process at a time."""
+    for left in sorted(graph.glob("probe-*")):  # by one that was killed
+        remove_with_mounts(left)
     with tempfile.TemporaryDirectory(dir=graph, prefix="probe-") as name:
         place = Path(name)
         storage = Storage(root=place / "root", runroot=place / "run", driver="overlay")

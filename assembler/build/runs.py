@@ -123,9 +123,7 @@ def sweep(cache: Path, remove_containers: Callable[[str], None]) -> tuple[str, .
     for path in dead_runs(cache):
         end_children(path)
         end_inhabitants(path)
-        for mount in mounts_below(path):
-            if which("umount"):
-                run(["umount", "--lazy", str(mount)], check=False)
+        unmount_below(path)
         remove_containers(path.name)
         remove_run(path)
         swept.append(path.name)
@@ -204,6 +202,19 @@ def mounts_below(directory: Path) -> list[Path]:
         if place.startswith(prefix):
             found.append(Path(place))
     return sorted(found, reverse=True)
+
+
+def unmount_below(directory: Path) -> None:
+    """Take away all mounts below a directory, busy ones too; what cannot be taken away stays."""
+    for mount in mounts_below(directory):
+        if which("umount"):
+            run(["umount", "--lazy", str(mount)], check=False)
+
+
+def remove_with_mounts(directory: Path) -> None:
+    """Delete a directory that nobody uses any more, in which things may still be mounted."""
+    unmount_below(directory)
+    remove_run(directory)
 
 
 def remove_run(path: Path) -> None:

@@ -90,9 +90,24 @@ def test_the_storage_that_is_found_works(tmp_path: Path) -> None:
         assert storage.root == tmp_path / "containers" / "storage"
         assert storage.driver in ("overlay", "vfs")
         assert run(["buildah", *storage.arguments, "images", "--quiet"]).stdout == ""
-        assert list((tmp_path / "containers").iterdir()) == [storage.root]
+        assert {path.name for path in (tmp_path / "containers").iterdir()} == {"storage", "probe.lock"}
         mounts = Path("/proc/self/mountinfo").read_text()
-        assert "/probe-" not in mounts
+        assert f"{tmp_path}/containers/probe-" not in mounts
+
+
+@pytest.mark.tools
+def test_what_a_killed_probe_left_is_taken_away(tmp_path: Path) -> None:
+    need("buildah")
+    need_root()
+    left = tmp_path / "containers/probe-killed"
+    places = ["--root", str(left / "root"), "--runroot", str(left / "run"), "--storage-driver", "overlay"]
+    container = run(["buildah", *places, "from", "scratch"]).stdout.strip()
+    mounted = Path(run(["buildah", *places, "mount", container]).stdout.strip())
+    assert mounted.is_relative_to(left)
+    with empty_storage_at_the_end(tmp_path):
+        probe_storage(tmp_path)
+        assert not left.exists()
+        assert str(left) not in Path("/proc/self/mountinfo").read_text()
 
 
 def test_without_root_the_program_goes_into_a_user_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
