@@ -185,6 +185,7 @@ class Assembly:
         below = [] if step.startswith("toolchain:") else self._packages_below(step)
         request = {"base": base.identity, "apt": list(wanted), "below": below, "platform": str(self.platform)}
         name = step if step.startswith("toolchain:") else f"layer:{' '.join(wanted[:1])}"
+        name = self.locking.name_on(name, self.platform)
         if not lock:
             found = self.locking.peek("packages", name, request)
         else:

@@ -154,7 +154,7 @@ def registry_base(session: Session, locking: Locking, role: str, text: str, plat
             "layers": len(found.manifest.layers),
         }
 
-    answer = locking.answer("base", role, request, resolve)
+    answer = locking.answer("base", locking.name_on(role, platform), request, resolve)
     digest = Digest.parse(answer["manifest"])
     config_digest = Digest.parse(answer["config"])
     pinned = reference.at(digest)
@@ -242,7 +242,7 @@ def bootstrap_base(
             report.outcome, report.detail = "ok", f"{len(packages)} packages"
         return {"packages": [package.to_json() for package in packages]}
 
-    answer = locking.answer("packages", role, request, resolve)
+    answer = locking.answer("packages", locking.name_on(role, platform), request, resolve)
     packages = tuple(Package.from_json(value) for value in answer["packages"])
     identity = key_of("bootstrap-identity", {"packages": sorted(package.sha256 for package in packages)})
 

@@ -17,11 +17,13 @@ from assembler.errors import LockError, RequestError
 from assembler.manifest.loaded import LoadedManifest
 from assembler.manifest.lock import KINDS, Kind, Lock, LockEntry, lock_path, read_lock, write_lock
 from assembler.manifest.problems import alternatives
+from assembler.oci.platform import Platform
 from assembler.steps.session import Options
 
 if TYPE_CHECKING:
     from assembler.steps.session import Session
 
+_USUAL_PLATFORM = "linux/amd64"
 _HINT_LOCKED = "run `assemble lock` and commit the lock, or leave `--locked` out"
 
 
@@ -32,6 +34,7 @@ class Locking:
         self._options = options
         self._beside = lock_path(loaded.path)
         self._name = loaded.manifest.name
+        self._platform = next(iter(loaded.manifest.platforms), _USUAL_PLATFORM)
         self._private = options.cache / "locks" / (_fingerprint(loaded) + ".lock.yaml")
         self._changed = False
         beside_writable = os.access(self._beside.parent, os.W_OK) and not loaded.overrides
@@ -58,7 +61,7 @@ class Locking:
         """What can be renewed: all entries, those included that nothing asks for, and the wheels in them."""
         entries = [*self._lock.entries, *self._extra.entries, *self._used]
         wheels = [each for entry in entries if entry.kind == "wheels" for each in _wheel_names(entry)]
-        return frozenset([*(entry.name for entry in entries), *wheels])
+        return frozenset([*(name for entry in entries for name in _names(entry.name)), *wheels])
 
     @property
     def path(self) -> Path:
@@ -70,6 +73,10 @@ class Locking:
         """The lock files that were read."""
         return tuple(path for path in (self._beside, self._private) if path.exists())
 
+    def name_on(self, name: str, platform: Platform) -> str:
+        """The name of an entry whose answer depends on the platform, which all but the manifest's first add."""
+        return name if str(platform) == self._platform else f"{name} {platform}"
+
     def peek(
         self, kind: Kind, name: str, request: Mapping[str, Any], *, renewed: bool = False
     ) -> Mapping[str, Any] | None:
@@ -77,7 +84,7 @@ class Locking:
 
         `renewed` says that something in it is to be, by a name that only the caller knows.
         """
-        if (renewed or self._options.update & {"*", name, kind}) and not self._fresh(kind, name):
+        if (renewed or self._options.update & {"*", kind, *_names(name)}) and not self._fresh(kind, name):
             return None
         for lock in (self._lock, self._extra):
             found = lock.answer(kind, name, request)
@@ -144,6 +151,11 @@ class Locking:
 
     def _note(self, entry: LockEntry) -> None:
         self._used.append(entry)
+
+
+def _names(name: str) -> tuple[str, ...]:
+    """What `--update` may call an entry: its name, and that without the platform."""
+    return name, name.partition(" ")[0]
 
 
 def _wheel_names(entry: LockEntry) -> list[str]:

@@ -50,9 +50,7 @@ class EnvironmentLock:
     def __init__(self, assembly: Assembly, environment: PythonEnvironment) -> None:
         self._assembly = assembly
         self._environment = environment
-        platform = str(assembly.platform)
-        first = assembly.loaded.manifest.platforms[:1]
-        self.name = environment.prefix + ("" if first in ((), (platform,)) else f" {platform}")
+        self.name = assembly.locking.name_on(environment.prefix, assembly.platform)
 
     def answer(self, *, lock: bool) -> LockedEnvironment | None:
         """The locked environment. Without `lock`, None when it would have to be resolved."""
