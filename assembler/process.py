@@ -1,13 +1,14 @@
 """The one door to subprocesses: argv lists only, a stated environment, output to a log, no child left behind.
 
-Built on plumbum's command objects (`local[program][arguments].popen`); its pipes and its shell-like operators
-are not used. Every child leads a session of its own, so that an interrupt reaches it once, through us, and the
+Built on plumbum's command objects (`command[arguments].popen`); its pipes and its shell-like operators are not
+used. Every child leads a session of its own, so that an interrupt reaches it once, through us, and the
 whole tree of a stuck compile can be ended.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shlex
 import shutil
@@ -105,16 +106,13 @@ def spawned(
 
     `env` is added to ours; NodeError when the program is not there.
     """
-    from plumbum import local
-
     program = which(argv[0]) if "/" not in argv[0] else argv[0]
     if program is None or not os.access(program, os.X_OK):
         package = _PACKAGES.get(argv[0])
         hint = f"install the package `{package}`" if package else None
         raise NodeError(f"`{argv[0]}` is not installed, or not on PATH", hint=hint)
-    command = local[program][list(argv[1:])]
-    child: Any = command.popen(
-        env={**os.environ, **(env or {})},  # without it plumbum takes the environment of when it was imported
+    child: Any = _command_type()(program)[list(argv[1:])].popen(
+        env={**os.environ, **(env or {})},
         cwd=str(cwd) if cwd else None,
         stdin=stdin,
         stdout=stdout,
@@ -132,6 +130,27 @@ def spawned(
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
+
+
+@functools.cache
+def _command_type() -> Any:
+    """plumbum's command on a machine of its own, whose environment is empty.
+
+    plumbum adds what is given to what its local machine keeps: the environment of when it was imported, in which
+    variables live on that were deleted since.
+    """
+    from plumbum.machines.local import LocalCommand, LocalMachine
+
+    class Machine(LocalMachine):
+        env = type(LocalMachine.env)()
+
+    Machine.env.clear()
+    here = Machine()
+
+    class Command(LocalCommand):
+        machine = here
+
+    return Command
 
 
 def end(child: subprocess.Popen[bytes]) -> None:
