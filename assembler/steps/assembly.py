@@ -26,7 +26,7 @@ from assembler.plan.graph import (
 )
 from assembler.plan.key import key_of
 from assembler.plan.settings import settings_facts
-from assembler.steps import bases, compiling, copies, copying, layers, packing, records, stacking
+from assembler.steps import bases, compiling, host_files, image_files, layers, packing, records, stacking
 from assembler.steps.bases import BaseHandle
 from assembler.steps.locking import locking_of
 from assembler.steps.places import source_errors
@@ -123,7 +123,7 @@ class Assembly:
     @cached_property
     def images(self) -> Mapping[int, BaseHandle]:
         """The images that `copy` layers take files out of, by the number of the layer."""
-        return copying.image_handles(self)
+        return image_files.image_handles(self)
 
     @property
     def handles(self) -> tuple[BaseHandle, ...]:
@@ -284,7 +284,7 @@ class Assembly:
             devel=self.devel.fact if self.devel else None,
             sources=self._source_facts(),
             files=layers.taken_files(self.loaded),
-            trees=copies.tree_facts(self, exact=exact),
+            trees=host_files.tree_facts(self, exact=exact),
             packages={
                 step: None if found is None else [package.sha256 for package in found]
                 for step, found in packages.items()

@@ -12,8 +12,8 @@ from assembler.oci.digest import Digest
 from assembler.oci.image import BlobLayer
 from assembler.pack.tarball import PackedLayer
 from assembler.plan.graph import Plan, Step, compile_id, copied_key
-from assembler.steps import copying, layers
-from assembler.steps.copies import CopiedLayer, copied_layer
+from assembler.steps import image_files, layers
+from assembler.steps.host_files import CopiedLayer, copied_layer
 from assembler.steps.places import source_errors
 from assembler.steps.wish import Wish
 from assembler.tree.entry import Entry
@@ -101,7 +101,7 @@ def entries_of(assembly: Assembly, plan: Plan, step: Step) -> tuple[Entry, ...]:
     if entry.files:
         return layers.file_entries(entry.files, layer.scope.directory, layer.place)
     if entry.copy_ is not None and entry.copy_.image is not None:
-        return copying.copied_out(assembly.session, assembly.images[index], layer, entry.copy_)
+        return image_files.copied_out(assembly.session, assembly.images[index], layer, entry.copy_)
     if entry.copy_ is not None:
         return layers.copied(_copied_tree(assembly, plan, layer, entry.copy_), entry.copy_, layer.place)
     raise ManifestError("this kind of layer cannot be built yet", place=layer.place)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from assembler.build.runs import RunDirectory
     from assembler.oci.reference import Reference
     from assembler.registry.client import Client
-    from assembler.steps.copies import Copies
+    from assembler.steps.host_files import Copies
     from assembler.steps.locking import Locking
     from assembler.steps.sending import Sending
     from assembler.tree.fingerprint import StatCache
@@ -127,7 +127,7 @@ class Session:
     @cached_property
     def copies(self) -> Copies:
         """Directories of this host that layers are copied from."""
-        from assembler.steps.copies import Copies
+        from assembler.steps.host_files import Copies
 
         return Copies(self.stat_cache)
 

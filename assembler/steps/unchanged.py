@@ -102,8 +102,8 @@ def _files(assembly: Assembly) -> Iterator[Path]:
 
 def _trees(assembly: Assembly) -> Iterator[tuple[Path, tuple[str, ...], str]]:
     """(root, ignore rules, fingerprint) of every path source, the fingerprint empty where it may not be kept."""
-    from assembler.steps.copies import look_at
-    from assembler.steps.houses import PATTERNS
+    from assembler.steps.host_files import look_at
+    from assembler.steps.wheelhouses import PATTERNS
     from assembler.tree.fingerprint import survey
 
     for scope, name in assembly.used_sources():

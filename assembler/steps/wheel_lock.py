@@ -25,7 +25,7 @@ from assembler.events import Note
 from assembler.manifest.environments import PythonEnvironment
 from assembler.manifest.wheels import LockedWheel
 from assembler.steps.bases import known_packages
-from assembler.steps.houses import built_wheels, directory_wheels
+from assembler.steps.wheelhouses import built_wheels, directory_wheels
 from assembler.units import size_text
 
 if TYPE_CHECKING:

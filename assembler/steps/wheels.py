@@ -170,7 +170,7 @@ class WheelLayers:
     def _built(self, place: _Place, house: House) -> tuple[LockedWheel, ...]:
         """The wheels of a compile step, which must ask for what they asked for when the lock was made."""
         from assembler.build.wheelhouse import fitting
-        from assembler.steps.houses import built_wheels
+        from assembler.steps.wheelhouses import built_wheels
 
         wheels = fitting(built_wheels(self._assembly, house), place.locked.target, house.layer.place)
         said = [wheel.said() for wheel in wheels]
@@ -203,7 +203,7 @@ class WheelLayers:
 
     def _open(self, wheel: LockedWheel) -> Path:
         """The file of a wheel, when it is there. One that lies in a directory of this host is used where it is."""
-        from assembler.steps.houses import wheel_of_file
+        from assembler.steps.wheelhouses import wheel_of_file
 
         store = self._assembly.session.store
         if store.has(wheel.digest):
