@@ -32,43 +32,62 @@ Watch: TypeAlias = Callable[[Iterator[list[Piece]]], Iterator[list[Piece]]]
 class ReadAhead:
     """The chunks of a tar in order, read by threads some chunks ahead. A context manager, to be iterated once.
 
-    A chunk stays as it is until it is given back. At most `held` may be kept at a time.
+    A chunk stays as it is until it is given back. At most `held` may be kept at a time. Members of zip archives
+    are inflated in one thread and proved in another; what that finds is raised some chunks later, at the latest
+    when the iteration ends.
 
-    Raises StepError when a file is not as large as its entry says, NodeError when one cannot be read.
+    Raises StepError when a file is not as large as its entry says, NodeError when one cannot be read, and
+    UntrustedInputError when a member of an archive is not what it says.
     """
 
     def __init__(self, entries: Sequence[Entry], epoch: int, held: int, watch: Watch | None = None) -> None:
         self._archives = Archives()
         chunks = cut(entries, epoch, self._archives)
         self._chunks = watch(chunks) if watch else chunks
+        self._prover: ThreadPoolExecutor | None = None
+        self._readers = _READERS
+        if any(isinstance(entry.content, ZipMember) for entry in entries):
+            self._readers = 1  # parts of a member come one after the other
+            self._prover = ThreadPoolExecutor(1, "prove")
+        self._proofs: dict[int, Future[None]] = {}
         # One byte more than a chunk: a file that grew shows itself by it.
         self._free = [memoryview(bytearray(CHUNK + 1)) for _ in range(_READERS + held)]
-        self._reading: deque[tuple[memoryview, Future[int]]] = deque()
-        self._pool = ThreadPoolExecutor(_READERS, "read")
+        self._reading: deque[tuple[list[Piece], memoryview, Future[int]]] = deque()
+        self._pool = ThreadPoolExecutor(self._readers, "read")
 
     def __enter__(self) -> ReadAhead:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
+        if self._prover:
+            self._prover.shutdown(cancel_futures=True)
         self._archives.__exit__()
 
     def __iter__(self) -> Iterator[memoryview]:
         """Chunks of `CHUNK` bytes; the last may be shorter."""
         while True:
             while self._free and len(self._reading) < _READERS:
-                chunk = next(self._chunks, None)
-                if chunk is None:
+                pieces = next(self._chunks, None)
+                if pieces is None:
                     break
                 buffer = self._free.pop()
-                self._reading.append((buffer, self._pool.submit(_fill, chunk, buffer)))
+                self._reading.append((pieces, buffer, self._pool.submit(_fill, pieces, buffer)))
             if not self._reading:
-                return
-            buffer, filled = self._reading.popleft()
-            yield buffer[: filled.result()]
+                break
+            pieces, buffer, filled = self._reading.popleft()
+            chunk = buffer[: filled.result()]
+            if self._prover:
+                self._proofs[id(buffer.obj)] = self._prover.submit(_prove, pieces, buffer)
+            yield chunk
+        for proof in self._proofs.values():
+            proof.result()
 
     def give_back(self, chunk: memoryview) -> None:
         """The chunk is not needed any more."""
+        proof = self._proofs.pop(id(chunk.obj), None)
+        if proof:
+            proof.result()
         self._free.append(memoryview(chunk.obj))
 
 
@@ -126,6 +145,19 @@ def _fill(pieces: Sequence[Piece], buffer: memoryview) -> int:
                 source.fill(offset, buffer[position:end])
         position = end
     return position
+
+
+def _prove(pieces: Sequence[Piece], buffer: memoryview) -> None:
+    """Prove the members of archives in a chunk that was filled."""
+    position = 0
+    for piece in pieces:
+        if isinstance(piece, bytes):
+            position += len(piece)
+            continue
+        source, offset, amount = piece
+        if isinstance(source, MemberReader):
+            source.prove(offset, buffer[position : position + amount])
+        position += amount
 
 
 def _copy(entry: Entry, offset: int, amount: int, view: memoryview) -> None:

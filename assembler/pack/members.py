@@ -1,10 +1,9 @@
 """Members of zip archives, inflated straight into the chunks of a layer and proved on the way.
 
-A member that fits one chunk is read by one call. A larger one is read chunk by chunk, in order, by whichever
-thread has the chunk: inflating one part and hashing the part before it go on side by side. What is proved: the
-local header says what the directory says, the deflate stream ends where it must and gives as many bytes as stated,
-and CRC-32 and the hash of a wheel's RECORD fit. Anything else is an UntrustedInputError that names archive and
-entry.
+A member that fits one chunk is read by one call, a larger one chunk by chunk. One thread inflates, another proves
+what the first has done, both in the order of the stream: nobody waits for a turn. What is proved: the local header
+says what the directory says, the deflate stream ends where it must and gives as many bytes as stated, and CRC-32
+and the hash of a wheel's RECORD fit. Anything else is an UntrustedInputError that names archive and entry.
 """
 
 from __future__ import annotations
@@ -14,9 +13,7 @@ import contextlib
 import hashlib
 import os
 import struct
-import threading
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,12 +44,10 @@ def digest_text(digest: bytes) -> str:
 
 
 class Archives:
-    """The zip archives that are being read. One reader a member; all of a run share the files and the turns."""
+    """The zip archives that are being read: each is opened once."""
 
     def __init__(self) -> None:
         self._files: dict[Path, int] = {}
-        self.turns = threading.Condition()
-        self.failure: BaseException | None = None
 
     def reader(self, member: ZipMember) -> MemberReader:
         """A reader of this member, to be filled from in order."""
@@ -62,19 +57,7 @@ class Archives:
                 descriptor = self._files[member.path] = os.open(member.path, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:
                 raise _unreadable(member, error) from error
-        return MemberReader(member, descriptor, self)
-
-    def give_up(self, failure: BaseException) -> None:
-        """End the waiting for a turn that will not come, because another thread failed; it fails the same way."""
-        with self.turns:
-            self.failure = self.failure or failure
-            self.turns.notify_all()
-
-    def wait(self, turn: Callable[[], bool]) -> None:
-        """Wait, with `turns` held, until it is the caller's turn."""
-        self.turns.wait_for(lambda: self.failure is not None or turn())
-        if self.failure is not None:
-            raise self.failure
+        return MemberReader(member, descriptor)
 
     def __enter__(self) -> Archives:
         return self
@@ -86,50 +69,52 @@ class Archives:
 
 
 class MemberReader:
-    """One member on its way into a layer."""
+    """One member on its way into a layer: filled part by part, and proved part by part, each in order."""
 
-    __slots__ = (
-        "_archives",
-        "_descriptor",
-        "_hash",
-        "_hashed",
-        "_inflated",
-        "_offset",
-        "_raw",
-        "_start",
-        "_stream",
-        "_sum",
-        "_tail",
-        "member",
-    )
+    __slots__ = ("_descriptor", "_hash", "_offset", "_raw", "_start", "_stream", "_sum", "_tail", "member")
 
-    def __init__(self, member: ZipMember, descriptor: int, archives: Archives) -> None:
+    def __init__(self, member: ZipMember, descriptor: int) -> None:
         self.member = member
         self._descriptor = descriptor
-        self._archives = archives
         self._start = 0  # of the packed bytes in the file, once known
         self._raw = b""  # the packed bytes of a member that was read in one piece
-        self._inflated = 0
-        self._hashed = 0
         self._sum = 0
 
     def fill(self, offset: int, view: memoryview) -> None:
-        """Put the member's bytes from `offset` into the whole of `view`, and prove the member with its last ones.
-
-        The parts may be asked for by several threads, if those that come before have been begun by then.
-        """
+        """Put the member's bytes from `offset`, where the part before ended, into the whole of `view`."""
         try:
             if offset == 0 and len(view) == self.member.size:
                 self._whole(view)
-            else:
-                self._part(offset, view)
+                return
+            if not offset:
+                self._begin()
+            self._inflate(offset, view)
+            if offset + len(view) == self.member.size:
+                self._check_end()
         except OSError as error:
-            failure = _unreadable(self.member, error)
-            self._archives.give_up(failure)
-            raise failure from error
-        except BaseException as error:
-            self._archives.give_up(error)
-            raise
+            raise _unreadable(self.member, error) from error
+
+    def prove(self, offset: int, view: memoryview) -> None:
+        """Take account of a part that was filled; with the last one, the member is what it says, or refused."""
+        member = self.member
+        last = offset + len(view) == member.size
+        algorithm, _, expected = member.expected.partition("=")
+        if offset == 0 and last:
+            checksum = inflating.crc32(view)
+            digest = HASHES[algorithm](view).digest() if algorithm else b""
+        else:
+            checksum = self._sum = inflating.crc32(view, self._sum)
+            if algorithm:
+                if not offset:
+                    self._hash: Any = HASHES[algorithm]()
+                self._hash.update(view)
+                digest = self._hash.digest() if last else b""
+        if not last:
+            return
+        if checksum != member.crc:
+            raise self._refused("has another checksum than the zip directory says")
+        if algorithm and (found := digest_text(digest)) != expected:
+            raise self._refused(f"has the {algorithm} hash `{found}`; RECORD says `{expected}`")
 
     def packed(self, offset: int, amount: int) -> bytes:
         """The packed bytes that go with `amount` plain ones from `offset`: as great a share, whole at the end."""
@@ -156,57 +141,20 @@ class MemberReader:
 
     def _whole(self, view: memoryview) -> None:
         member = self.member
-        data = self._locate()
-        self._raw = data
+        plain = self._raw = self._locate()
         if member.deflated:
             stream = inflating.decompressobj(-zlib.MAX_WBITS)
             try:
-                plain = stream.decompress(data, member.size + 1)
+                plain = stream.decompress(plain, member.size + 1)
             except inflating.error as error:
                 raise self._damaged(error) from error
             if len(plain) != member.size or not stream.eof or stream.unused_data:
                 raise self._refused(f"does not inflate to the {member.size} bytes that are stated")
-        else:
-            plain = data
         view[:] = plain
-        if inflating.crc32(plain) != member.crc:
-            raise self._refused("has another checksum than the zip directory says")
-        if member.expected:
-            algorithm = member.expected.partition("=")[0]
-            self._compare(HASHES[algorithm](plain).digest())
-
-    def _part(self, offset: int, view: memoryview) -> None:
-        """The next part of a member that is longer than a chunk has room for."""
-        turns = self._archives.turns
-        with turns:
-            self._archives.wait(lambda: self._inflated == offset)
-        if not offset:
-            self._begin()
-        self._inflate(offset, view)
-        end = offset + len(view)
-        if end == self.member.size:
-            self._check_end()
-        with turns:
-            self._inflated = end
-            turns.notify_all()
-            self._archives.wait(lambda: self._hashed == offset)
-        self._sum = inflating.crc32(view, self._sum)
-        if self._hash:
-            self._hash.update(view)
-        if end == self.member.size:
-            if self._sum != self.member.crc:
-                raise self._refused("has another checksum than the zip directory says")
-            if self._hash:
-                self._compare(self._hash.digest())
-        with turns:
-            self._hashed = end
-            turns.notify_all()
 
     def _begin(self) -> None:
         self._tail = self._locate()
         self._offset = len(self._tail)
-        algorithm = self.member.expected.partition("=")[0]
-        self._hash: Any = HASHES[algorithm]() if algorithm else None
         self._stream: Any = inflating.decompressobj(-zlib.MAX_WBITS) if self.member.deflated else None
 
     def _inflate(self, offset: int, view: memoryview) -> None:
@@ -297,12 +245,6 @@ class MemberReader:
             raise self._refused("is truncated")
         return packed_bytes
 
-    def _compare(self, digest: bytes) -> None:
-        algorithm, _, expected = self.member.expected.partition("=")
-        found = digest_text(digest)
-        if found != expected:
-            raise self._refused(f"has the {algorithm} hash `{found}`; RECORD says `{expected}`")
-
     def _damaged(self, error: Exception) -> UntrustedInputError:
         return self._refused(f"is damaged: {error}")
 
@@ -313,7 +255,9 @@ class MemberReader:
 def read_member(member: ZipMember, archives: Archives) -> bytes:
     """All of a small member, proved. UntrustedInputError naming archive and entry when it is not what it says."""
     data = bytearray(member.size)
-    archives.reader(member).fill(0, memoryview(data))
+    reader = archives.reader(member)
+    reader.fill(0, memoryview(data))
+    reader.prove(0, memoryview(data))
     return bytes(data)
 
 
