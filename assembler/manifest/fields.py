@@ -38,6 +38,7 @@ class Model(BaseModel):
     """Immutable; unknown keys are errors. In YAML a key has dashes where the attribute has underscores."""
 
     model_config = ConfigDict(
+        defer_build=True,
         frozen=True,
         extra="forbid",
         populate_by_name=True,

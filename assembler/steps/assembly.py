@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -31,12 +32,12 @@ from assembler.steps.bases import BaseHandle
 from assembler.steps.locking import locking_of
 from assembler.steps.places import source_errors
 from assembler.steps.stacking import BuiltImage
-from assembler.steps.wheels import WheelLayers
 
 if TYPE_CHECKING:
     from assembler.build.debs import Package
     from assembler.steps.sending import Sending
     from assembler.steps.session import Session
+    from assembler.steps.wheels import WheelLayers
     from assembler.tree.directory import TreeState
 
 _MAX_BASE_DEPTH = 8
@@ -73,7 +74,6 @@ class Assembly:
         self.layers: dict[str, BlobLayer] = {}
         self.nested: list[Assembly] = []
         self.trees: dict[tuple[str, str], TreeState] = {}
-        self.wheels = WheelLayers(self)
 
     # what is known
 
@@ -253,8 +253,18 @@ class Assembly:
             self.source_answer(scope, name)
         for step in self._package_steps:
             self.packages(step, lock=True)
-        self.wheels.lock()
+        if self.wheels:
+            self.wheels.lock()
         self.locking.save(prune=not self.loaded.overrides)
+
+    @cached_property
+    def wheels(self) -> WheelLayers | None:
+        """The layers of wheels; None when there are none."""
+        if not any(layer.entry.wheels for layer in self.loaded.layers):
+            return None
+        from assembler.steps.wheels import WheelLayers
+
+        return WheelLayers(self)
 
     def used_sources(self) -> list[tuple[Scope, str]]:
         """Every source that a compile step or a copied layer reads, each once."""
@@ -291,7 +301,7 @@ class Assembly:
             },
             compressor=compressor_id(self.compression),
             images={index: handle.fact for index, handle in self.images.items()},
-            wheels=self.wheels.facts(),
+            wheels=self.wheels.facts() if self.wheels else {},
             settings={
                 "image": settings_facts(self.loaded.manifest.image),
                 "name": self.loaded.manifest.name,
@@ -345,7 +355,7 @@ class Assembly:
         found = stacking.finished(self, plan, plan.image.key) if plan.image.key else None
         if found is not None:
             return found
-        with self.wheels.fetching(plan):
+        with self.wheels.fetching(plan) if self.wheels else nullcontext():
             for step in plan.work:
                 if step.kind == "compile":
                     compiling.compile_one(self, plan, step)

@@ -96,7 +96,7 @@ def entries_of(assembly: Assembly, plan: Plan, step: Step) -> tuple[Entry, ...]:
     index = step.layer or 0
     layer = assembly.loaded.layers[index]
     entry = layer.entry
-    if entry.wheels:
+    if assembly.wheels and entry.wheels:
         return assembly.wheels.entries(step)
     if entry.files:
         return layers.file_entries(entry.files, layer.scope.directory, layer.place)

@@ -95,7 +95,8 @@ def _files(assembly: Assembly) -> Iterator[Path]:
     yield from assembly.locking.files
     for handle in assembly.handles:
         yield from handle.files
-    yield from assembly.wheels.files
+    if assembly.wheels:
+        yield from assembly.wheels.files
     for nested in assembly.nested:
         yield from _files(nested)
 
@@ -103,7 +104,6 @@ def _files(assembly: Assembly) -> Iterator[Path]:
 def _trees(assembly: Assembly) -> Iterator[tuple[Path, tuple[str, ...], str]]:
     """(root, ignore rules, fingerprint) of every path source, the fingerprint empty where it may not be kept."""
     from assembler.steps.host_files import look_at
-    from assembler.steps.wheelhouses import PATTERNS
     from assembler.tree.fingerprint import survey
 
     for scope, name in assembly.used_sources():
@@ -111,9 +111,12 @@ def _trees(assembly: Assembly) -> Iterator[tuple[Path, tuple[str, ...], str]]:
         if source.path:
             look = look_at(assembly, scope, name)
             yield look.root.absolute(), source.ignore, look.survey.fingerprint if look.survey.settled else ""
-    for directory in assembly.wheels.wheelhouses:
-        seen = survey(directory, ignore=PATTERNS)
-        yield directory.absolute(), PATTERNS, seen.fingerprint if seen.settled else ""
+    if assembly.wheels:
+        from assembler.steps.wheelhouses import PATTERNS
+
+        for directory in assembly.wheels.wheelhouses:
+            seen = survey(directory, ignore=PATTERNS)
+            yield directory.absolute(), PATTERNS, seen.fingerprint if seen.settled else ""
     for nested in assembly.nested:
         yield from _trees(nested)
 
