@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,6 @@ from assembler.plan.graph import (
     Plan,
     Step,
     build_plan,
-    layer_id,
-    toolchain_id,
     used_compile_steps,
 )
 from assembler.plan.key import key_of
@@ -30,11 +29,11 @@ from assembler.plan.settings import settings_facts
 from assembler.steps import bases, compiling, host_files, image_files, layers, packing, records, stacking
 from assembler.steps.bases import BaseHandle
 from assembler.steps.locking import locking_of
+from assembler.steps.package_lock import PackageLock
 from assembler.steps.places import source_errors
 from assembler.steps.stacking import BuiltImage
 
 if TYPE_CHECKING:
-    from assembler.build.debs import Package
     from assembler.steps.sending import Sending
     from assembler.steps.session import Session
     from assembler.steps.wheels import WheelLayers
@@ -142,65 +141,22 @@ class Assembly:
     @property
     def identity(self) -> str | None:
         """What this image is made of, for the locks of what stands on it; None while something is not locked."""
-        packages = {step: self.packages(step, lock=False) for step in self._package_steps}
-        if self.runtime.identity is None or any(found is None for found in packages.values()):
+        digests = self.debs.digests()
+        if self.runtime.identity is None or any(found is None for found in digests.values()):
             return None
         layers = [
             layer.entry.model_dump(mode="json", exclude_none=True)
             for layer in self.loaded.layers
             if layer.entry.run or layer.entry.files
         ]
-        digests = {step: [p.sha256 for p in found or ()] for step, found in packages.items()}
         return key_of("identity", {"base": self.runtime.identity, "packages": digests, "layers": layers})
 
     # locking
 
     @cached_property
-    def _package_steps(self) -> Mapping[str, tuple[str, ...]]:
-        """Step id → the packages that it asks for."""
-        steps: dict[str, tuple[str, ...]] = {}
-        for scope, name, step in used_compile_steps(self.loaded):
-            if step.packages.apt:
-                steps[toolchain_id(scope, name)] = tuple(step.packages.apt)
-        for index, layer in enumerate(self.loaded.layers):
-            if layer.entry.packages:
-                steps[layer_id(index)] = tuple(layer.entry.packages.apt)
-        return steps
-
-    @property
-    def layer_packages(self) -> list[str]:
-        """The ids of the steps that make `packages` layers."""
-        return [step for step in self._package_steps if not step.startswith("toolchain:")]
-
-    def packages(self, step: str, *, lock: bool) -> tuple[Package, ...] | None:
-        """The locked packages of a step. Without `lock`, None when they would have to be resolved."""
-        from assembler.build.debs import Package
-
-        wanted = self._package_steps[step]
-        base = self.devel if step.startswith("toolchain:") else self.runtime
-        if base is None or base.identity is None:
-            if not lock:
-                return None
-            raise LockError("the base is not locked", place=step)
-        below = [] if step.startswith("toolchain:") else self._packages_below(step)
-        request = {"base": base.identity, "apt": list(wanted), "below": below, "platform": str(self.platform)}
-        name = step if step.startswith("toolchain:") else f"layer:{' '.join(wanted[:1])}"
-        name = self.locking.name_on(name, self.platform)
-        if not lock:
-            found = self.locking.peek("packages", name, request)
-        else:
-            found = self.locking.answer(
-                "packages", name, request, lambda: compiling.resolve_packages(self, step, wanted)
-            )
-        return None if found is None else tuple(Package.from_json(value) for value in found["packages"])
-
-    def _packages_below(self, step: str) -> list[Any]:
-        index = int(step.partition(":")[2])
-        return [
-            layer.entry.model_dump(mode="json", exclude_none=True)
-            for layer in self.loaded.layers[:index]
-            if layer.entry.packages or layer.entry.run
-        ]
+    def debs(self) -> PackageLock:
+        """The packages that its steps ask for, and what the lock says of them."""
+        return PackageLock(self)
 
     def source_answer(self, scope: Scope, name: str, *, lock: bool = True) -> Mapping[str, Any] | None:
         """The locked answer for a source; an empty one for a path, which is keyed by content."""
@@ -251,8 +207,8 @@ class Assembly:
             self.nested.clear()
         for scope, name in self.used_sources():
             self.source_answer(scope, name)
-        for step in self._package_steps:
-            self.packages(step, lock=True)
+        for step in self.debs.steps:
+            self.debs.answer(step, lock=True)
         if self.wheels:
             self.wheels.lock()
         self.locking.save(prune=not self.loaded.overrides)
@@ -287,7 +243,6 @@ class Assembly:
         return build_plan(self.loaded, self._facts(exact=exact))
 
     def _facts(self, *, exact: bool) -> Facts:
-        packages = {step: self.packages(step, lock=False) for step in self._package_steps}
         return Facts(
             platform=str(self.platform),
             runtime=self.runtime.fact,
@@ -295,10 +250,7 @@ class Assembly:
             sources=self._source_facts(),
             files=layers.taken_files(self.loaded),
             trees=host_files.tree_facts(self, exact=exact),
-            packages={
-                step: None if found is None else [package.sha256 for package in found]
-                for step, found in packages.items()
-            },
+            packages=self.debs.digests(),
             compressor=compressor_id(self.compression),
             images={index: handle.fact for index, handle in self.images.items()},
             wheels=self.wheels.facts() if self.wheels else {},
@@ -356,18 +308,25 @@ class Assembly:
         if found is not None:
             return found
         with self.wheels.fetching(plan) if self.wheels else nullcontext():
-            for step in plan.work:
-                if step.kind == "compile":
-                    compiling.compile_one(self, plan, step)
-                elif step.layer is not None and step.id not in self.layers:
-                    self.layers[step.id] = packing.make_layer(self, plan, step)
-                    if step.key is None:
-                        plan = self.plan(exact=False)
+            for beside, steps in groupby(plan.work, self._is_packed_beside_others):
+                if beside:
+                    self.layers |= packing.make_layers(self, plan, list(steps))
+                    continue
+                for step in steps:
+                    if step.kind == "compile":
+                        compiling.compile_one(self, plan, step)
+                    elif step.layer is not None and step.id not in self.layers:
+                        self.layers[step.id] = packing.make_layer(self, plan, step)
+                        if step.key is None:
+                            plan = self.plan(exact=False)
         key = plan.image.key
         if key is None:
             missing = ", ".join(step.id for step in plan.steps if step.key is None)
             raise LockError(f"these steps have no key after locking: {missing}", place=str(self.loaded.path))
         return stacking.stack(self, plan, key)
+
+    def _is_packed_beside_others(self, step: Step) -> bool:
+        return self.wheels is not None and self.wheels.is_of_locked_wheels(step) and step.id not in self.layers
 
     def _is_locked(self, *, exact: bool) -> bool:
         """Does the lock know all that keys stand on? Layers whose key comes out of the packing do not count."""

@@ -100,8 +100,8 @@ def known_packages(assembly: Assembly) -> tuple[Package, ...] | None:
         found = list(assembly.runtime.packages() or ())
     except LockError:
         return None
-    for step in assembly.layer_packages:
-        packages = assembly.packages(step, lock=False)
+    for step in assembly.debs.layers:
+        packages = assembly.debs.answer(step, lock=False)
         if packages is None:
             return None
         found += packages

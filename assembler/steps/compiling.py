@@ -141,7 +141,7 @@ def toolchain(assembly: Assembly, plan: Plan, *, scope_step: str, wanted: Sequen
     from assembler.build.container import toolchain_image
 
     step = plan.step(scope_step)
-    packages = assembly.packages(scope_step, lock=True) or ()
+    packages = assembly.debs.answer(scope_step, lock=True) or ()
 
     def install(container: Container) -> None:
         install_packages(session, container, packages, wanted, scope_step)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from assembler.errors import ManifestError, placed
@@ -15,12 +18,38 @@ from assembler.plan.graph import Plan, Step, compile_id, copied_key
 from assembler.steps import image_files, layers
 from assembler.steps.host_files import CopiedLayer, copied_layer
 from assembler.steps.places import source_errors
+from assembler.steps.session import StepReport
+from assembler.steps.side_by_side import SideBySide, width
 from assembler.steps.wish import Wish
 from assembler.tree.entry import Entry
 from assembler.units import size_text
 
 if TYPE_CHECKING:
     from assembler.steps.assembly import Assembly
+
+
+def make_layers(assembly: Assembly, plan: Plan, steps: Sequence[Step]) -> dict[str, BlobLayer]:
+    """Make layers of wheels side by side; by step. Their entries are made one after the other, since it matters
+    which of two wheels lies above, while the layers before are being packed.
+    """
+
+    def job(step: Step, wish: Wish, entries: tuple[Entry, ...] | None) -> tuple[str, BlobLayer]:
+        with _reported(assembly, step, "pack") as report:
+            twin = wish.from_twin() if entries is None else None
+            packed, made = (
+                (twin, {wish.key: twin}) if twin else wish.pack(entries or entries_of(assembly, plan, step))
+            )
+            _remember(wish, packed, made, report)
+        return step.id, packed.layer
+
+    with SideBySide[tuple[str, BlobLayer]](width(), assembly.session.stop) as beside:
+        for step in steps:
+            layer = assembly.loaded.layers[step.layer or 0]
+            wish = _wish(assembly, step, layer, ())
+            with placed(layer.place):
+                entries = None if wish.twin_is_there else entries_of(assembly, plan, step)
+            beside.add(partial(job, step, wish, entries))
+    return dict(beside.results)
 
 
 def make_layer(assembly: Assembly, plan: Plan, step: Step) -> BlobLayer:
@@ -32,7 +61,7 @@ def make_layer(assembly: Assembly, plan: Plan, step: Step) -> BlobLayer:
     verb = step.kind if step.kind in ("packages", "run") else "pack"
     wish = _wish(assembly, step, layer, _inputs(assembly, step, layer))
     copied = copied_layer(assembly, index)
-    with assembly.session.step(step.id, verb, step.name, step.key) as report, placed(layer.place):
+    with _reported(assembly, step, verb) as report:
         packed = wish.from_twin()
         if packed is not None:
             made = {wish.key: packed}
@@ -44,10 +73,22 @@ def make_layer(assembly: Assembly, plan: Plan, step: Step) -> BlobLayer:
             packed, made = wish.pack(copied.entries if copied else entries_of(assembly, plan, step))
         if copied:
             report.key, made = _settled(copied, packed, made)
-        wish.remember(made)
-        sizes = size_text(packed.uncompressed_bytes), size_text(packed.layer.descriptor.size)
-        report.detail = f"{packed.files} files, {sizes[0]} → {sizes[1]}"
+        _remember(wish, packed, made, report)
     return packed.layer
+
+
+@contextmanager
+def _reported(assembly: Assembly, step: Step, verb: str) -> Iterator[StepReport]:
+    """The block is this step; its errors say where the layer stands."""
+    place = assembly.loaded.layers[step.layer or 0].place
+    with assembly.session.step(step.id, verb, step.name, step.key) as report, placed(place):
+        yield report
+
+
+def _remember(wish: Wish, packed: PackedLayer, made: dict[str, PackedLayer], report: StepReport) -> None:
+    wish.remember(made)
+    sizes = size_text(packed.uncompressed_bytes), size_text(packed.layer.descriptor.size)
+    report.detail = f"{packed.files} files, {sizes[0]} → {sizes[1]}"
 
 
 def _settled(
@@ -67,7 +108,7 @@ def _settled(
 def _inputs(assembly: Assembly, step: Step, layer: BoundLayer) -> tuple[str, ...]:
     """Digests of the packages, or of the archive, that a layer is made of."""
     if layer.entry.packages:
-        return tuple(package.sha256 for package in assembly.packages(step.id, lock=True) or ())
+        return tuple(package.sha256 for package in assembly.debs.answer(step.id, lock=True) or ())
     if layer.entry.copy_ and layer.entry.copy_.source:
         return assembly.source_inputs(layer.scope, layer.entry.copy_.source)
     return ()

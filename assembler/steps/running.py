@@ -25,7 +25,7 @@ def changed_layer(
     image = compiling.stack_image(assembly, plan, index, packages_only=layer.entry.run is None)
     with session.buildah.container(image, f"layer-{index}") as container:
         if layer.entry.packages:
-            packages = assembly.packages(step, lock=True) or ()
+            packages = assembly.debs.answer(step, lock=True) or ()
             compiling.install_packages(session, container, packages, layer.entry.packages.apt, step)
         elif layer.entry.run:
             run = layer.entry.run

@@ -71,9 +71,10 @@ class Sending:
         """The way to the first target's repository; the others get their blobs from there, or from the store."""
         from assembler.registry.following import Uplink
 
-        if self._uplink is None:
-            self._uplink = Uplink(self._targets[0], self._permitted)
-        return self._uplink
+        with self._lock:
+            if self._uplink is None:
+                self._uplink = Uplink(self._targets[0], self._permitted)
+            return self._uplink
 
     def _permitted(self) -> Client:
         self.ready()

@@ -59,6 +59,8 @@ class Session:
         self.lockings: dict[tuple[Path, bool], Locking] = {}
         self.sending: Sending | None = None
         """The push of this run, from the moment when its targets are known."""
+        self.stop = threading.Event()
+        """Set when the run fails while some of its work goes on in other threads."""
         self._client_lock = threading.Lock()
         self._client: Client | None = None
         self._stack = contextlib.ExitStack()

@@ -155,6 +155,11 @@ class WheelLayers:
 
     # the work
 
+    def is_of_locked_wheels(self, step: Step) -> bool:
+        """Does the step need nothing but wheels that the lock names: no compile step, no container?"""
+        place = self._places.get(step.id)
+        return place is not None and place.house is None
+
     def entries(self, step: Step) -> tuple[Entry, ...]:
         """The tree of the layer that a step of the plan makes."""
         from assembler.pack.wheel_collisions import Collisions

@@ -17,6 +17,7 @@ from assembler.pack.twins import pack_twins, recompress
 from assembler.steps.records import layer_from_record, layer_record
 from assembler.steps.sending import Sending
 from assembler.steps.session import Session
+from assembler.steps.side_by_side import StoppedError
 from assembler.tree.entry import Entry
 
 
@@ -56,6 +57,8 @@ class Wish:
         session, total = self.session, sum(entry.size for entry in entries)
 
         def progress(done: int) -> None:
+            if session.stop.is_set():
+                raise StoppedError
             if self.sending:
                 self.sending.look()
             session.emit(StepProgress(step=self.step, done_bytes=done, total_bytes=total))
@@ -82,6 +85,11 @@ class Wish:
             follower=follower,
         )
         return packed, {self.key: packed}
+
+    @property
+    def twin_is_there(self) -> bool:
+        """Is the layer in the store in the other compression?"""
+        return bool(self.other_key and layer_from_record(self.session.store, self.other_key))
 
     def from_twin(self) -> PackedLayer | None:
         """The layer, compressed from its twin; None when that is not in the store."""
