@@ -113,13 +113,14 @@ class Buildah:
                 "mediaType": MANIFEST,
                 "digest": manifest,
                 "size": size,
-                "annotations": {REF_NAME: "image"},
+                # Newer versions of buildah name the image by this; older ones by the layout's path.
+                "annotations": {REF_NAME: name},
             }
             index = {"schemaVersion": 2, "manifests": [descriptor]}
             (layout / "blobs").symlink_to((store.root / "blobs").resolve())
             (layout / "oci-layout").write_bytes(b'{"imageLayoutVersion":"1.0.0"}')
             (layout / "index.json").write_bytes(ImageIndex.from_bytes(canonical_json(index)).to_bytes())
-            self._pull(f"oci:{layout.name}:image", name, cwd=layout.parent)
+            self._pull(f"oci:{layout.name}:{name}", name, cwd=layout.parent)
         finally:
             shutil.rmtree(layout, ignore_errors=True)
 
@@ -132,7 +133,7 @@ class Buildah:
         if not lines:
             raise NodeError(f"`buildah pull {source}` named no image")
         self.call("tag", lines[-1], name)
-        # buildah makes up a name from a layout's path; whether it did depends on its version.
+        # The name that older versions of buildah made up from a layout's path.
         if source.startswith("oci:"):
             self.call("rmi", f"localhost/{source.split(':')[1]}", check=False)
 

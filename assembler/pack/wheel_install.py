@@ -28,7 +28,13 @@ from assembler.pack.members import Archives, digest_text, read_member, read_star
 from assembler.pack.wheel_archive import Archive, Listed, read_archive
 from assembler.pack.wheel_environment import Environment, installed_path, reserved_paths
 from assembler.pack.wheel_record import Row, format_record, parse_record
-from assembler.pack.wheel_scripts import PLACEHOLDER, entry_point_scripts, script_text, with_interpreter
+from assembler.pack.wheel_scripts import (
+    PLACEHOLDER,
+    entry_point_scripts,
+    script_text,
+    versioned_pip,
+    with_interpreter,
+)
 from assembler.tree.entry import Entry, Slice, ZipMember
 
 INSTALLER: Final = b"assemble\n"
@@ -136,7 +142,8 @@ class _Installation:
     def _scripts(self) -> Mapping[str, tuple[str, str]]:
         if f"{self.info}/entry_points.txt" not in self.files:
             return {}
-        return entry_point_scripts(self._read("entry_points.txt"), self.archive.name)
+        scripts = entry_point_scripts(self._read("entry_points.txt"), self.archive.name)
+        return versioned_pip(scripts, self.environment.python) if self.wheel.name == "pip" else scripts
 
     def _read(self, name: str, *, listed: bool = True) -> bytes:
         """A small file of `.dist-info`."""

@@ -17,7 +17,7 @@ from assembler.pack.wheel_install import Compile, wheel_entries
 from assembler.tree.builder import TreeBuilder
 from assembler.tree.entry import Entry
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Counts the changes that give other bytes for the same wheels."""
 
 

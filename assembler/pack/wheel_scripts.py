@@ -8,6 +8,7 @@ from __future__ import annotations
 import configparser
 import re
 import shlex
+from collections.abc import Mapping
 from typing import Final
 
 from assembler.errors import UntrustedInputError
@@ -19,6 +20,7 @@ _GROUPS: Final = ("console_scripts", "gui_scripts")
 _SHEBANG_LIMIT: Final = 127  # Linux before 5.1 cuts the line after that; the newline is not counted
 _DOTTED: Final = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 _REFERENCE: Final = re.compile(rf"\s*(?P<module>{_DOTTED})\s*:\s*(?P<object>{_DOTTED})\s*(?:\[[^\]]*\]\s*)?")
+_VERSIONED_PIP: Final = re.compile(r"pip\d+(?:\.\d+)?")
 _SCRIPT_NAME: Final = re.compile(r"[^/\0-\x1f\x7f]+")
 _SIMPLE_PATH: Final = re.compile(r"[\w@%+=:,./~-]+", re.ASCII)
 
@@ -48,6 +50,15 @@ def entry_point_scripts(data: bytes, archive: str) -> dict[str, tuple[str, str]]
                 raise UntrustedInputError(f"`entry_points.txt`: `{name!a}` is no name for a script", place=archive)
             scripts[name] = reference["module"], reference["object"]
     return scripts
+
+
+def versioned_pip(scripts: Mapping[str, tuple[str, str]], python: str) -> dict[str, tuple[str, str]]:
+    """pip's scripts as pip and uv install them, whatever its wheel says: `pip`, `pip3`, `pip3.11` for that Python."""
+    own = scripts.get("pip")
+    if own is None:
+        return dict(scripts)
+    kept = {name: reference for name, reference in scripts.items() if not _VERSIONED_PIP.fullmatch(name)}
+    return {**kept, f"pip{python.partition('.')[0]}": own, f"pip{python}": own}
 
 
 def script_text(interpreter: str, module: str, reference: str) -> bytes:

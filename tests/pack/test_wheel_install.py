@@ -18,7 +18,7 @@ from assembler.pack.wheel_groups import WheelGroup
 from assembler.pack.wheel_install import wheel_entries
 from assembler.pack.wheel_layer import group_entries
 from assembler.pack.wheel_record import parse_record
-from assembler.pack.wheel_scripts import shebang
+from assembler.pack.wheel_scripts import shebang, versioned_pip
 from assembler.tree.entry import Entry, ZipMember
 
 VENV = environment_of("/opt/venv", "3.11", "/usr/bin/python3.11", bytecode=False)
@@ -45,6 +45,21 @@ def data(entry: Entry) -> bytes:
     assert isinstance(entry.content, bytes)
     assert len(entry.content) == entry.size
     return entry.content
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["pip", "pip3", "pip3.13"], ["pip", "pip3", "pip3.11"]),
+        (["pip", "pipx"], ["pip", "pip3", "pip3.11", "pipx"]),
+        (["pip3"], ["pip3"]),
+        ([], []),
+    ],
+)
+def test_pip_is_named_after_the_python_too(names: list[str], expected: list[str]) -> None:
+    found = versioned_pip({name: (f"of.{name}", "main") for name in names}, "3.11")
+    assert sorted(found) == expected
+    assert {found[name][0] for name in expected if name != "pipx"} <= {"of.pip", "of.pip3"}
 
 
 def test_each_part_goes_where_it_belongs(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ Accepted differences, and no others:
 - INSTALLER says `assemble`, not `uv`; so its line in RECORD has another hash and size.
 - Scripts for entry points have the same first line and call the same object, in our words; so their lines in
   RECORD have other hashes and sizes.
-- The lines of RECORD stand in another order.
+- The lines of RECORD stand in another order, and RECORD is not executable where the wheel's was.
 - `uv_cache.json` and `.lock` are uv's notes to itself about a local file.
 - Directories in which there is no file: uv makes those that a wheel lists as entries, RECORD knows nothing of
   them.
@@ -41,12 +41,13 @@ _CALL = re.compile(rb"sys\.exit\(([\w.]+)\(\)\)")
 _IMPORT = re.compile(rb"^from ([\w.]+) import (\w+)", re.MULTILINE)
 _SCRIPT = re.compile(rb"\A(#!.*\n)(?:'''exec'.*\n' '''\n)?(?:.*\n)*?import sys\n")
 _CACHE_NOTE = ".dist-info/uv_cache.json"
+_LOOKED_INTO = re.compile(r"\.dist-info/(?:RECORD|INSTALLER)\Z|(?:\A|/)bin/[^/]+\Z")
 _SMALL = 1 << 20
 
 
 @dataclass(frozen=True)
 class Thing:
-    """A path of a tree: a file by hash and executable bit (small ones with their bytes), or a link by target."""
+    """A path of a tree: a file by hash and executable bit (some with their bytes), or a link by target."""
 
     kind: str
     executable: bool = False
@@ -123,7 +124,7 @@ def layer_things(store: Store, layer: BlobLayer) -> dict[str, Thing]:
             elif member.isreg():
                 file = archive.extractfile(member)
                 assert file is not None
-                found[member.name] = _file(file, bool(member.mode & 0o111))
+                found[member.name] = _file(member.name, file, bool(member.mode & 0o111))
                 assert member.mode in {0o644, 0o755}
     return found
 
@@ -138,7 +139,7 @@ def directory_things(directory: Path) -> dict[str, Thing]:
             found[name] = Thing("link", link=str(path.readlink()))
         elif stat.S_ISREG(state.st_mode):
             with path.open("rb") as file:
-                found[name] = _file(file, bool(state.st_mode & 0o111))
+                found[name] = _file(name, file, bool(state.st_mode & 0o111))
     return found
 
 
@@ -148,10 +149,11 @@ def differences(theirs: dict[str, Thing], ours: dict[str, Thing]) -> list[str]:
     found += [f"{name}: is only in ours" for name in sorted(ours.keys() - theirs.keys())]
     for name in sorted(theirs.keys() & ours.keys()):
         their, our = theirs[name], ours[name]
-        was, now = (their.kind, their.link, their.executable), (our.kind, our.link, our.executable)
+        is_record = name.endswith(".dist-info/RECORD")
+        was, now = ((thing.kind, thing.link, thing.executable and not is_record) for thing in (their, our))
         if was != now:
             found.append(f"{name}: is {was}, ours is {now}")
-        elif name.endswith(".dist-info/RECORD"):
+        elif is_record:
             found += [f"{name}: {line}" for line in _records_differ(their.data, our.data)]
         elif their.digest != our.digest and not _is_accepted(name, their.data, our.data):
             found.append(f"{name}: has another content")
@@ -160,15 +162,19 @@ def differences(theirs: dict[str, Thing], ours: dict[str, Thing]) -> list[str]:
 
 def compare(directory: Path, wheels: Sequence[Path], store: Store) -> list[str]:
     """Install with uv at `directory` (which must not exist) and in a layer; what differs."""
+    return differences(installed_environment(directory, wheels), packed_environment(directory, wheels, store))
+
+
+def installed_environment(directory: Path, wheels: Sequence[Path]) -> dict[str, Thing]:
+    """What uv puts into a new virtual environment at `directory` for these wheels."""
     make_environment(directory)
     before = directory_things(directory).keys()
     install(directory, wheels)
-    theirs = {
+    return {
         name: thing
         for name, thing in directory_things(directory).items()
         if name not in before and name != ".lock" and not name.endswith(_CACHE_NOTE)
     }
-    return differences(theirs, packed_environment(directory, wheels, store))
 
 
 def _is_accepted(name: str, theirs: bytes, ours: bytes) -> bool:
@@ -202,14 +208,14 @@ def _rows(data: bytes) -> set[tuple[str, ...]]:
     return rows
 
 
-def _file(file: IO[bytes], executable: bool) -> Thing:
+def _file(name: str, file: IO[bytes], executable: bool) -> Thing:
     digest = hashlib.sha256()
-    kept, size = b"", 0
+    kept, is_looked_into = [], _LOOKED_INTO.search(name)
     while data := file.read(_SMALL):
         digest.update(data)
-        size += len(data)
-        kept = kept + data if size <= 8 * _SMALL else b""
-    return Thing("file", executable, digest.hexdigest(), data=kept)
+        if is_looked_into:
+            kept.append(data)
+    return Thing("file", executable, digest.hexdigest(), data=b"".join(kept))
 
 
 def _uv(*arguments: str) -> None:
