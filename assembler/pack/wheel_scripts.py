@@ -53,7 +53,7 @@ def entry_point_scripts(data: bytes, archive: str) -> dict[str, tuple[str, str]]
 
 
 def versioned_pip(scripts: Mapping[str, tuple[str, str]], python: str) -> dict[str, tuple[str, str]]:
-    """pip's scripts as pip and uv install them, whatever its wheel says: `pip`, `pip3`, `pip3.11` for that Python."""
+    """pip's scripts as pip and uv install them, whatever its wheel says: `pip3.11` for Python 3.11."""
     own = scripts.get("pip")
     if own is None:
         return dict(scripts)
