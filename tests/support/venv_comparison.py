@@ -109,8 +109,8 @@ def packed_environment(directory: Path, wheels: Sequence[Path], store: Store) ->
     return {name.removeprefix(prefix): thing for name, thing in layer_things(store, packed.layer).items()}
 
 
-def layer_things(store: Store, layer: BlobLayer) -> dict[str, Thing]:
-    """Files and links of a layer in the store."""
+def layer_things(store: Store, layer: BlobLayer, looked_into: re.Pattern[str] = _LOOKED_INTO) -> dict[str, Thing]:
+    """Files and links of a layer in the store; with the bytes of files whose names are `looked_into`."""
     assert layer.descriptor.media_type == LAYER_ZSTD
     found = {}
     with (
@@ -124,7 +124,7 @@ def layer_things(store: Store, layer: BlobLayer) -> dict[str, Thing]:
             elif member.isreg():
                 file = archive.extractfile(member)
                 assert file is not None
-                found[member.name] = _file(member.name, file, bool(member.mode & 0o111))
+                found[member.name] = _file(file, bool(member.mode & 0o111), bool(looked_into.search(member.name)))
                 assert member.mode in {0o644, 0o755}
     return found
 
@@ -139,7 +139,7 @@ def directory_things(directory: Path) -> dict[str, Thing]:
             found[name] = Thing("link", link=str(path.readlink()))
         elif stat.S_ISREG(state.st_mode):
             with path.open("rb") as file:
-                found[name] = _file(name, file, bool(state.st_mode & 0o111))
+                found[name] = _file(file, bool(state.st_mode & 0o111), bool(_LOOKED_INTO.search(name)))
     return found
 
 
@@ -208,9 +208,9 @@ def _rows(data: bytes) -> set[tuple[str, ...]]:
     return rows
 
 
-def _file(name: str, file: IO[bytes], executable: bool) -> Thing:
+def _file(file: IO[bytes], executable: bool, is_looked_into: bool) -> Thing:
     digest = hashlib.sha256()
-    kept, is_looked_into = [], _LOOKED_INTO.search(name)
+    kept = []
     while data := file.read(_SMALL):
         digest.update(data)
         if is_looked_into:
