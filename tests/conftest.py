@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,10 @@ from assembler.oci.layout import Store
 from assembler.registry.client import Client
 from assembler.registry.retry import RetryPolicy
 from assembler.registry.settings import Settings
+
+# Whoever runs the tests in the background of a script has interrupts ignored, and so would every child of ours.
+if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

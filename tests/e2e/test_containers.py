@@ -228,8 +228,7 @@ def test_an_interrupt_leaves_nothing_behind(room: Path, program: Program, pushed
     text = project.read_text().replace("/app/hello > /etc/greeting", "sleep 600")
     project.write_text(text)
     child = subprocess.Popen(
-        # Whoever runs the tests in the background of a script has interrupts ignored, and so would the child.
-        ["env", "--default-signal=INT", sys.executable, "-m", "assembler", str(project), "--progress", "plain"],
+        [sys.executable, "-m", "assembler", str(project), "--progress", "plain"],
         env=program.environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
