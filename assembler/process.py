@@ -49,6 +49,42 @@ class Completed:
     seconds: float
 
 
+class StoppedError(Exception):
+    """Work that was told to stop because of an error elsewhere. Nobody is told of it."""
+
+
+class Group:
+    """Children that are ended together, from any thread, when what they do is not wanted any more."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._ended = False
+
+    @contextlib.contextmanager
+    def holding(self, child: subprocess.Popen[bytes]) -> Iterator[None]:
+        """The child runs in this block. StoppedError at its beginning or end when the group was ended."""
+        with self._lock:
+            if self._ended:
+                raise StoppedError
+            self._running.add(child)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running.discard(child)
+        if self._ended:
+            raise StoppedError
+
+    def end(self) -> None:
+        """End all of them; none begins afterwards."""
+        with self._lock:
+            self._ended = True
+            running = tuple(self._running)
+        for child in running:
+            end(child)
+
+
 _children: Path | None = None
 
 
@@ -177,8 +213,9 @@ def run(
     on_line: Callable[[str], None] | None = None,
     check: bool = True,
     ok: Sequence[int] = (0,),
+    group: Group | None = None,
 ) -> Completed:
-    """Run a command to its end.
+    """Run a command to its end, or to that of its group: StoppedError then.
 
     With `log` or `on_line`, stdout and stderr are merged, appended to the log and passed on line by line;
     otherwise both are captured. Raises StepError with the last lines when `check` is set and the exit status is
@@ -186,13 +223,16 @@ def run(
     """
     started = time.monotonic()
     merged = log is not None or on_line is not None
-    with spawned(
-        argv,
-        env=env,
-        cwd=cwd,
-        stdin=subprocess.PIPE if input_bytes is not None else subprocess.DEVNULL,
-        stderr=subprocess.STDOUT if merged else subprocess.PIPE,
-    ) as child:
+    with (
+        spawned(
+            argv,
+            env=env,
+            cwd=cwd,
+            stdin=subprocess.PIPE if input_bytes is not None else subprocess.DEVNULL,
+            stderr=subprocess.STDOUT if merged else subprocess.PIPE,
+        ) as child,
+        group.holding(child) if group else contextlib.nullcontext(),
+    ):
         if merged:
             out, err, tail = b"", b"", _follow(child, log, on_line, input_bytes)
         else:

@@ -19,6 +19,7 @@ tools=(
   newuidmap:uidmap              # subordinate ids
   pigz:pigz                     # what dockerd unpacks gzip with
   podman:podman                 # runs what was assembled
+  redis-server:redis-server     # one of the places where sccache keeps objects
   runc:runc                     # the runtime that podman uses here: crun refuses hosts with mixed cgroups
   skopeo:skopeo                 # a second opinion on images
   umoci:umoci                   # another one

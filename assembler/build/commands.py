@@ -21,11 +21,15 @@ from assembler.events import Emit, Outcome, StepFinished, StepOutput, StepStarte
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commands:
-    """Where and how commands run. `step` names the compile step in events, `label` is its name for people."""
+    """Where and how commands run. `step` names the compile step in events, `label` is its name for people.
+
+    `before` are words that commands run behind, unless they only fetch.
+    """
 
     container: Container
     mounts: tuple[Mount, ...]
     network: Callable[[Command], Network]
+    before: tuple[str, ...]
     log: Path
     emit: Emit
     step: str
@@ -46,7 +50,7 @@ class Commands:
         hide = self.secrets.hide
         try:
             self.container.run(
-                command.argv,
+                command.argv if command.fetches else (*self.before, *command.argv),
                 env={**environment, **command.environment, **self.secrets.environment},
                 mounts=(*self.mounts, *self.secrets.mounts, *tools),
                 workdir=command.workdir,
@@ -55,7 +59,8 @@ class Commands:
                 on_line=lambda line: self.emit(StepOutput(step=step or self.step, line=hide(line))),
             )
         except StepError as error:
-            raise StepError(hide(error.fact), hint=error.hint, detail=[*map(hide, error.detail)]) from None
+            fact = error.fact.replace(command_text((*self.before, *command.argv)), command_text(command.argv))
+            raise StepError(hide(fact), hint=error.hint, detail=[*map(hide, error.detail)]) from None
         finally:
             self.secrets.clean(self.log)
 

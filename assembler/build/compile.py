@@ -5,35 +5,32 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
 from assembler.build import advice, rerun, toolchains
-from assembler.build.binaries import Binary, binaries, check_search_paths
+from assembler.build.budget import Budget, JobNeeds
 from assembler.build.commands import Commands
+from assembler.build.compiler_cache import (
+    COMPILER_LINKS,
+    STATISTICS,
+    CompilerCache,
+    compiler_cache,
+    hits_note,
+    trouble,
+)
 from assembler.build.container import Buildah, Container, Network
-from assembler.build.gpu_check import check_architectures
-from assembler.build.harvest import ArtifactBundle, Harvest, find, write_bundle
+from assembler.build.harvest import ArtifactBundle, Harvest, write_bundle
 from assembler.build.indexes import index_settings
 from assembler.build.mounting import Mount
 from assembler.build.noise import command_text
 from assembler.build.prepared import PreparedBuild
+from assembler.build.products import Products
 from assembler.build.secrets import Secrets
-from assembler.build.toolchain_choice import jobs_of, toolchain_of
-from assembler.build.toolchains import (
-    BUILD,
-    CCACHE,
-    COMPILER_LINKS,
-    COMPILERS,
-    SOURCE,
-    STATISTICS,
-    STATISTICS_FILE,
-    Command,
-    Toolchain,
-    ccache_hits,
-)
+from assembler.build.toolchain_choice import needs_of, toolchain_of
+from assembler.build.toolchains import BUILD, SOURCE, Command, Toolchain
 from assembler.errors import AssembleError, StepError
 from assembler.events import Emit, Note, ignore
 from assembler.manifest.models import Accelerator, CompileStep
@@ -41,11 +38,7 @@ from assembler.oci.layout import Store
 from assembler.process import paste_line
 
 _NONE: Final[Mapping[str, Path]] = MappingProxyType({})
-_FILES_A_CALL: Final = 200
-_FROM_SOURCE: Final = "source:"
 _LIBRARY_MISSING: Final = "error while loading shared libraries"
-_CCACHE: Final = "ccache"
-_ONLY_WHILE_BUILDING: Final = (BUILD, SOURCE, "/cache", "/tmp", "/var/tmp")  # noqa: S108  (in the container)
 
 
 def compile_step(
@@ -58,8 +51,8 @@ def compile_step(
     label: str,
     key: str,
     cache: Path,
+    budget: Budget,
     accelerator: Accelerator | None = None,
-    jobs: int | None = None,
     keep: bool = False,
     offline: bool = False,
     secrets: Mapping[str, Path] = _NONE,
@@ -68,20 +61,22 @@ def compile_step(
 ) -> ArtifactBundle:
     """Compile, harvest, and give the artifacts as one blob of the store.
 
-    The log is `logs/LABEL-KEY.txt` below `cache`, with a script beside it that does the step again by hand. `jobs`
-    None: as many as cores and memory allow. With `keep` a failed step's container and build directory stay. With
-    `offline` nothing is fetched. `secrets` are files by the names that steps know them by.
+    The log is `logs/LABEL-KEY.txt` below `cache`, with a script beside it that does the step again by hand. Jobs
+    are taken out of `budget` command by command. With `keep` a failed step's container and build directory stay.
+    With `offline` nothing is fetched. `secrets` are files by the names that steps know them by.
 
     StepError when a command fails, a program is missing, a pattern matches nothing, a built file would look for
     libraries in the build directory, or has not the GPU code asked for. ManifestError when options do not fit the
-    source, RequestError for a secret that was not given.
+    source, RequestError for a secret that was not given, StoppedError when the run ends meanwhile.
     """
-    jobs = jobs or jobs_of(description, accelerator)
+    needs = needs_of(description, accelerator)
+    scratch = buildah.run_directory.scratch
     work = _Work(
         description=description,
         accelerator=accelerator,
-        toolchain=_toolchain(description, accelerator, jobs, source, label),
-        jobs=jobs,
+        toolchain=_toolchain(description, accelerator, budget.most(needs), source, label),
+        budget=budget,
+        needs=needs,
         image=image,
         offline=offline,
         secrets=Secrets.of(description.secrets, secrets, ssh=description.ssh, step=label),
@@ -91,22 +86,28 @@ def compile_step(
         log=buildah.run_directory.log(label, key),
         emit=emit,
         step=step,
-        **{name: buildah.run_directory.scratch(name) for name in ("build", "statistics", "compilers", "tools")},
+        build=scratch("build"),
+        statistics=scratch("statistics"),
+        compilers=scratch("compilers"),
+        tools=scratch("tools"),
     )
-    work.make_directories()
+    return write_bundle(_harvest(buildah, work, keep=keep), store)
+
+
+def _harvest(buildah: Buildah, work: _Work, *, keep: bool) -> Harvest:
+    """What the commands make in a container of their own."""
     script: rerun.Script | None = None
     try:
-        with buildah.container(image, label, keep=keep) as container:
-            environment = work.environment(container)
-            script = work.script(container, environment)
+        with buildah.container(work.image, work.label, keep=keep) as container:
+            work = work.with_compiler_cache(container)
+            script = work.script(container)
             script.write()
-            work.compile(container, environment)
-            harvest = work.harvest(container)
+            work.compile(container)
+            return work.products.harvest(container)
     except Exception:
         if keep and script:
-            work.keep(cache / "kept" / work.log.stem, script)
+            work.keep(work.cache / "kept" / work.log.stem, script)
         raise
-    return write_bundle(harvest, store)
 
 
 def _toolchain(
@@ -126,7 +127,8 @@ class _Work:
     description: CompileStep
     accelerator: Accelerator | None
     toolchain: Toolchain
-    jobs: int
+    budget: Budget
+    needs: JobNeeds
     image: str
     offline: bool
     secrets: Secrets
@@ -140,6 +142,7 @@ class _Work:
     log: Path
     emit: Emit
     step: str
+    compiler_cache: CompilerCache = CompilerCache()  # noqa: RUF009  (it is a frozen value)
 
     @property
     def mounts(self) -> tuple[Mount, ...]:
@@ -147,9 +150,9 @@ class _Work:
         return (
             Mount(source=self.source, target=SOURCE),
             Mount(source=self.build, target=BUILD, read_only=False),
-            Mount(source=self.cache / _CCACHE, target=CCACHE, read_only=False),
             Mount(source=self.statistics, target=STATISTICS, read_only=False),
             Mount(source=self.compilers, target=COMPILER_LINKS),
+            *self.compiler_cache.mounts,
             *(
                 Mount(source=self.cache / name, target=target, read_only=False)
                 for name, target in self.toolchain.caches.items()
@@ -157,50 +160,72 @@ class _Work:
         )
 
     @property
+    def products(self) -> Products:
+        """What is looked for when the commands are through."""
+        return Products(
+            description=self.description,
+            accelerator=self.accelerator,
+            harvest_from=self.toolchain.harvest_from,
+            build=self.build,
+            source=self.source,
+            secrets=self.secrets,
+            mounts=self.mounts,
+            log=self.log,
+            label=self.label,
+            emit=self.emit,
+        )
+
+    @property
     def _fetches(self) -> bool:
         """Does anything of it use the network?"""
         return self.description.network == "host" or any(command.fetches for command in self.toolchain.commands)
-
-    def make_directories(self) -> None:
-        """What is mounted has to be there; caches count as used now, since `assemble gc` frees old ones."""
-        for mount in self.mounts:
-            mount.source.mkdir(parents=True, exist_ok=True)
-        for name in self.toolchain.caches:
-            os.utime(self.cache / name)
 
     def network(self, command: Command) -> Network:
         """The network of a command."""
         return "none" if self.offline else "host" if command.fetches else self.description.network
 
-    def environment(self, container: Container) -> Mapping[str, str]:
-        """What the commands find in their environment; StepError when the container lacks a program."""
+    def with_compiler_cache(self, container: Container) -> _Work:
+        """The work as it is done in this container. StepError when that lacks a program."""
         wanted = [name for name in self.toolchain.programs if name]
-        names = [*wanted, _CCACHE, *(COMPILERS if self.toolchain.ccache == "path" else ())]
-        there = container.programs(names)
+        there = container.programs(wanted)
         for name in wanted:
             if name not in there:
                 raise toolchains.missing_program(name, self.label)
-        environment = {**self.toolchain.environment, **self.description.env}
-        if _CCACHE not in there:
-            return environment
-        if self.accelerator and self.accelerator.cuda:
-            environment.setdefault("PYTORCH_NVCC", "ccache nvcc")
-        if self.toolchain.ccache == "launcher":
-            return toolchains.with_ccache(environment)
-        program, path = container.ask('command -v ccache; echo "$PATH"')
-        for name in there.intersection(COMPILERS):
-            (self.compilers / name).symlink_to(program)
-        return toolchains.with_ccache_on_path(environment, environment.get("PATH", path))
+        found = compiler_cache(
+            self.description.compiler_cache,
+            container,
+            {**self.toolchain.environment, **self.description.env},
+            way=self.toolchain.cached,
+            cuda=self.accelerator is not None and bool(self.accelerator.cuda),
+            cache=self.cache,
+            network=self.description.network == "host" and not self.offline,
+            step=self.label,
+        )
+        found.prepare(self.compilers, self.statistics)
+        for text in found.notes:
+            self.emit(Note(text=text, level="warning"))
+        words = (*self.secrets.words, *found.secrets)
+        work = replace(self, compiler_cache=found, secrets=replace(self.secrets, words=words))
+        for mount in work.mounts:  # what is mounted has to be there
+            if not mount.source.exists():
+                mount.source.mkdir(parents=True, exist_ok=True)
+        for name in self.toolchain.caches:
+            os.utime(self.cache / name)  # used now: `assemble gc` frees old ones
+        return work
 
-    def script(self, container: Container, environment: Mapping[str, str]) -> rerun.Script:
+    def argv(self, command: Command) -> tuple[str, ...]:
+        """A command as it is run."""
+        return command.argv if command.fetches else (*self.compiler_cache.before, *command.argv)
+
+    def script(self, container: Container) -> rerun.Script:
         """How the commands are run again by hand; it lies beside the log."""
         return rerun.Script(
             path=self.log.with_suffix(".sh"),
             container=container,
             commands=tuple(
                 container.command(
-                    command.argv,
-                    env={**environment, **command.environment, **self.secrets.environment},
+                    self.argv(command),
+                    env={**self.compiler_cache.environment, **command.environment, **self.secrets.environment},
                     mounts=(*self.mounts, *self.secrets.mounts),
                     workdir=command.workdir,
                     network=self.network(command),
@@ -213,45 +238,62 @@ class _Work:
             scratch={"statistics": self.statistics.resolve(), "compilers": self.compilers.resolve()},
         )
 
-    def compile(self, container: Container, environment: Mapping[str, str]) -> None:
+    def compile(self, container: Container) -> None:
         """Run the commands in order; once in a step, one that memory was not enough for with half the jobs."""
-        commands, environment, jobs = self.toolchain.commands, dict(environment), self.jobs
         runner = Commands(
             container=container,
             mounts=(*self.mounts, *(index_settings(self.tools) if self._fetches else ())),
             network=self.network,
+            before=self.compiler_cache.before,
             log=self.log,
             emit=self.emit,
             step=self.step,
             label=self.label,
             secrets=self.secrets,
         )
+        most, tried_again = self.budget.most(self.needs), False
         index = 0
-        while index < len(commands):
-            command = commands[index]
+        while index < len(self.toolchain.commands):
+            command, jobs = self.toolchain.commands[index], most
             start = self.log.stat().st_size if self.log.exists() else 0
             try:
-                if command.prepares:
-                    self._prepare(runner, command, environment)
+                if command.serial:
+                    runner.run(command, self.compiler_cache.environment)
                 else:
-                    runner.run(command, environment)
+                    with self.budget.lease(self.needs, most) as jobs:
+                        self._run(runner, index, jobs)
             except StepError as error:
                 out_of_memory = advice.ran_out_of_memory(error, advice.end_of(self.log, start))
-                if not out_of_memory or jobs < self.jobs or jobs == 1:
+                if not out_of_memory or tried_again or jobs == 1:
                     raise self._failure(error, command, start) from error
-                jobs //= 2
-                text = f"{self.label}: it ran out of memory with {self.jobs} jobs; trying again with {jobs}"
+                tried_again, most = True, jobs // 2
+                text = f"{self.label}: it ran out of memory with {jobs} jobs; trying again with {most}"
                 self.emit(Note(text=text, level="warning"))
-                fewer = toolchain_of(self.description, self.accelerator, jobs, self.source)
-                commands = fewer.commands
-                environment |= {
-                    name: value
-                    for name, value in fewer.environment.items()
-                    if value != self.toolchain.environment.get(name) and name not in self.description.env
-                }
                 continue
             index += 1
-        self._tell_hits()
+        note = hits_note(self.compiler_cache, self.statistics, label=self.label, step=self.step)
+        if note:
+            self.emit(note)
+        if why := trouble(self.statistics):
+            text = f"{self.label}: sccache kept objects on this host only: {self.secrets.hide(why)}"
+            self.emit(Note(text=text, level="warning"))
+
+    def _run(self, runner: Commands, index: int, jobs: int) -> None:
+        """Run one of the commands with so many jobs."""
+        toolchain = toolchain_of(self.description, self.accelerator, jobs, self.source)
+        command = toolchain.commands[index]
+        environment = {
+            **self.compiler_cache.environment,
+            **{
+                name: value
+                for name, value in toolchain.environment.items()
+                if value != self.toolchain.environment.get(name) and name not in self.description.env
+            },
+        }
+        if command.prepares:
+            self._prepare(runner, command, environment)
+        else:
+            runner.run(command, environment)
 
     def _prepare(self, commands: Commands, command: Command, environment: Mapping[str, str]) -> None:
         prepared = self.toolchain.prepared
@@ -290,84 +332,6 @@ class _Work:
                 f"run it again: {paste_line(['sh', str(self.log.with_suffix('.sh'))])}",
             ],
         )
-
-    def _tell_hits(self) -> None:
-        """How often the compiler cache had the answer."""
-        try:
-            hits, misses = ccache_hits((self.statistics / STATISTICS_FILE).read_text(errors="replace"))
-        except OSError:
-            return
-        if hits + misses:
-            share = f"{100 * hits // (hits + misses)} %"
-            text = f"{self.label}: ccache had {hits} of {hits + misses} objects ({share})"
-            facts: dict[str, str | int] = {"step": self.step, "cache": _CCACHE, "hits": hits, "misses": misses}
-            self.emit(Note(text=text, facts=facts))
-
-    def check(self, harvest: Harvest) -> None:
-        """StepError when what was built could not run where it is meant to, or must not be seen."""
-        self.secrets.check(harvest, self.label)
-        check_search_paths(self.built(harvest), self.label, _ONLY_WHILE_BUILDING)
-        own = {
-            name: tuple(item for item in items if item.source.is_relative_to(self.build))
-            for name, items in harvest.items()
-        }
-        check_architectures(
-            own,
-            self.accelerator,
-            self.label,
-            strictness=self.description.architectures,
-            required=self.description.toolchain in ("nvcc", "hipcc"),
-        )
-
-    def harvest(self, container: Container) -> Harvest:
-        """What the artifacts are, stripped and found to be good."""
-        harvest = self.found()
-        if self.description.strip and self.strip(container, harvest):
-            harvest = self.found()
-        self.check(harvest)
-        return harvest
-
-    def found(self) -> Harvest:
-        """What the artifacts' patterns match in the build directory, or with `source:` before them, the source."""
-        built: dict[str, tuple[str, ...]] = {}
-        sources: dict[str, tuple[str, ...]] = {}
-        for name, patterns in self.description.artifacts.items():
-            of_source = [pattern.startswith(_FROM_SOURCE) for pattern in patterns]
-            if any(of_source) and not all(of_source):
-                raise StepError(
-                    f"artifact `{name}` mixes files of the source and of the build",
-                    place=self.label,
-                    hint="make two artifacts of it",
-                )
-            if any(of_source):
-                sources[name] = tuple(pattern.removeprefix(_FROM_SOURCE) for pattern in patterns)
-            else:
-                built[name] = patterns
-        root, called = self.build / self.toolchain.harvest_from, "the build directory"
-        if self.toolchain.harvest_from:
-            called = "what was installed"
-        return {
-            **find(root, built, self.label, called=called),
-            **find(self.source, sources, self.label, called="the source"),
-        }
-
-    def built(self, harvest: Harvest) -> tuple[Binary, ...]:
-        """The programs and libraries that were built; a source may come with some that are not ours to judge."""
-        return tuple(one for one in binaries(harvest) if one.path.is_relative_to(self.build))
-
-    def strip(self, container: Container, harvest: Harvest) -> bool:
-        """Take debug information out of what was built, with the container's `strip`. False: nothing to do."""
-        paths = [one.path.relative_to(self.build) for one in self.built(harvest)]
-        if not paths:
-            return False
-        if not container.programs(["strip"]):
-            self.emit(Note(text=f"{self.label}: not stripped, the devel base has no `strip`"))
-            return False
-        files = [f"{BUILD}/{path}" for path in sorted(paths)]
-        for start in range(0, len(files), _FILES_A_CALL):
-            command = ["strip", "--strip-debug", "--", *files[start : start + _FILES_A_CALL]]
-            container.run(command, mounts=self.mounts, log=self.log)
-        return True
 
     def keep(self, target: Path, script: rerun.Script) -> None:
         """Move the build directory to where it outlives the run, and let the script go on there."""

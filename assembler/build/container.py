@@ -32,7 +32,7 @@ from assembler.oci.digest import Digest, canonical_json
 from assembler.oci.image import ImageIndex
 from assembler.oci.layout import Store
 from assembler.oci.media_types import MANIFEST
-from assembler.process import TAIL_LINES, Completed, exit_name, run, which
+from assembler.process import TAIL_LINES, Completed, Group, exit_name, run, which
 
 __all__ = ["Buildah", "Container", "Mount", "Network", "toolchain_image"]
 
@@ -62,6 +62,8 @@ class Buildah:
         self.storage = storage
         self.run_directory = run_directory
         self._emit = emit
+        self.group = Group()
+        """The commands that run in containers: they can be ended from any thread."""
         self._temporary = run_directory.scratch("buildah")
         self.sweep()
 
@@ -266,7 +268,14 @@ class Container:
         places = Places(self.root, [*(mount.target for mount in mounts), CERTIFICATES])
         listener = Listener(on_line) if log or on_line else None
         try:
-            completed = run(outer, env={"TMPDIR": str(self.temporary)}, log=log, on_line=listener, check=False)
+            completed = run(
+                outer,
+                env={"TMPDIR": str(self.temporary)},
+                log=log,
+                on_line=listener,
+                check=False,
+                group=self.buildah.group,
+            )
         finally:
             places.remove()
         tail = listener.tail if listener else quiet(completed.stdout + completed.stderr)

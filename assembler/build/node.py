@@ -162,15 +162,12 @@ def _overlay_works(graph: Path) -> bool:
     return True
 
 
-# jobs
+# what jobs may use
 
 
-def jobs(memory_per_job_bytes: int | None = None, *, cgroups: Path = _CGROUPS) -> int:
-    """How many jobs fit: the cores we may use, and the memory of our cgroup divided by what a job needs."""
-    cores = min(len(os.sched_getaffinity(0)), cpu_limit(cgroups))
-    if not memory_per_job_bytes:
-        return max(1, cores)
-    return max(1, min(cores, memory_bytes(cgroups) // memory_per_job_bytes))
+def processors(cgroups: Path = _CGROUPS) -> int:
+    """The cores that we may use: by the affinity of this process, and the quota of its cgroup."""
+    return min(len(os.sched_getaffinity(0)), cpu_limit(cgroups))
 
 
 def cpu_limit(cgroups: Path = _CGROUPS, membership: Path = Path("/proc/self/cgroup")) -> int:

@@ -62,7 +62,7 @@ class CargoWish(Protocol):
 def copy_of_source(*, preserve: str = "mode,links") -> Command:
     """The command that makes a copy of the source that may be written to. Its files are of now."""
     argv = ("cp", "-R", f"--preserve={preserve}", f"{SOURCE}/.", SOURCE_COPY)
-    return Command(argv=argv, called=f"copy {SOURCE} to {SOURCE_COPY}")
+    return Command(argv=argv, serial=True, called=f"copy {SOURCE} to {SOURCE_COPY}")
 
 
 def cargo(options: CargoWish, accelerator: AcceleratorWish | None, jobs: int, source: Path) -> Toolchain:
@@ -108,7 +108,7 @@ def cargo(options: CargoWish, accelerator: AcceleratorWish | None, jobs: int, so
         caches={"cargo": CARGO_HOME},
         tools={DEPENDENCIES_ONLY: Path(__file__).with_name("dependencies_only.sh")},
         prepared=prepared,
-        ccache="path",
+        cached="path",
     )
 
 
@@ -126,8 +126,10 @@ def _build_arguments(options: CargoWish) -> tuple[str, ...]:
 
 def _fetch(options: CargoWish, place: str, locked: tuple[str, ...]) -> Command:
     if options.target:
-        return Command(argv=("cargo", "fetch", *locked, f"--target={options.target}"), workdir=place, fetches=True)
-    return Command(argv=("sh", "-c", _FETCH, "sh", *locked), workdir=place, fetches=True, called="cargo fetch")
+        argv: tuple[str, ...] = ("cargo", "fetch", *locked, f"--target={options.target}")
+        return Command(argv=argv, workdir=place, fetches=True, serial=True)
+    argv = ("sh", "-c", _FETCH, "sh", *locked)
+    return Command(argv=argv, workdir=place, fetches=True, serial=True, called="cargo fetch")
 
 
 def _lock_file(source: Path, directory: Path) -> str | None:

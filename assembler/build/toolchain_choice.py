@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from assembler.build import toolchains
-from assembler.build.node import jobs as jobs_that_fit
+from assembler.build.budget import JobNeeds
 from assembler.build.toolchain_cargo import cargo
 from assembler.build.toolchain_configured import autotools, meson
 from assembler.build.toolchain_kernels import hipcc, nvcc
@@ -43,7 +43,8 @@ def toolchain_of(description: CompileStep, accelerator: Accelerator | None, jobs
     if description.cargo is not None:
         return cargo(description.cargo, accelerator, jobs, source)
     if description.nvcc is not None:
-        return nvcc(description.nvcc, accelerator, jobs, source)
+        behind = "env" if description.compiler_cache == "none" else description.compiler_cache
+        return nvcc(description.nvcc, accelerator, jobs, source, behind=behind)
     if description.hipcc is not None:
         return hipcc(description.hipcc, accelerator, jobs, source)
     if description.autotools is not None:
@@ -57,11 +58,13 @@ def toolchain_of(description: CompileStep, accelerator: Accelerator | None, jobs
     raise StepError(f"the toolchain `{description.toolchain}` has no options")
 
 
-def jobs_of(description: CompileStep, accelerator: Accelerator | None) -> int:
-    """As many jobs as cores and memory allow; each runs several threads where nvcc is told to."""
+def needs_of(description: CompileStep, accelerator: Accelerator | None) -> JobNeeds:
+    """What one job of the step needs: where nvcc is told to run several threads, as many processors."""
     threads = description.env.get(_NVCC_THREADS, "")
-    fit = jobs_that_fit(description.jobs_memory_bytes or _job_bytes(description, accelerator))
-    return max(1, fit // max(1, int(threads))) if threads.isdecimal() else fit
+    return JobNeeds(
+        processors=max(1, int(threads)) if threads.isdecimal() else 1,
+        memory=description.jobs_memory_bytes or _job_bytes(description, accelerator),
+    )
 
 
 def _job_bytes(description: CompileStep, accelerator: Accelerator | None) -> int:

@@ -58,36 +58,36 @@ def autotools(options: AutotoolsWish, accelerator: AcceleratorWish | None, jobs:
     commands = [copy_of_source(preserve="mode,links,timestamps")]
     commands += [Command(argv=tuple(argv), workdir=place) for argv in options.prepare]
     if options.autoreconf:
-        commands.append(Command(argv=("autoreconf", "--force", "--install"), workdir=place))
+        commands.append(Command(argv=("autoreconf", "--force", "--install"), workdir=place, serial=True))
     configure = ("./configure", f"--prefix={options.prefix}", *options.configure)
-    commands.append(Command(argv=configure, workdir=place))
+    commands.append(Command(argv=configure, workdir=place, serial=True))
     commands.append(Command(argv=("make", f"-j{jobs}", *options.targets), workdir=place))
     if options.install:
         argv = ("make", "install", f"DESTDIR={BUILD}/{_INSTALLED}")
-        commands.append(Command(argv=argv, workdir=place))
+        commands.append(Command(argv=argv, workdir=place, serial=True))
     return Toolchain(
         commands=tuple(commands),
         environment=common_environment(accelerator, jobs),
         programs=("make", "cc", *(("autoreconf",) if options.autoreconf else ())),
         harvest_from=_harvest_from(options.install, options.prefix, place.removeprefix(f"{BUILD}/")),
-        ccache="path",
+        cached="path",
     )
 
 
 def meson(options: MesonWish, accelerator: AcceleratorWish | None, jobs: int) -> Toolchain:
-    """Set up, compile, install. Meson puts ccache before the compilers by itself."""
+    """Set up, compile, install. Meson puts sccache or ccache before the compilers by itself."""
     source = posixpath.normpath(posixpath.join(SOURCE, options.source_directory))
     # Debian's own default for libdir names the architecture, Fedora's does not.
     fixed = {"prefix": options.prefix, "libdir": "lib", "buildtype": options.build_type, **options.options}
     named = [f"-D{name}={value}" for name, value in fixed.items()]
     commands = [
-        Command(argv=("meson", "setup", "--wrap-mode=nodownload", *named, _WORK, source)),
+        Command(argv=("meson", "setup", "--wrap-mode=nodownload", *named, _WORK, source), serial=True),
         Command(argv=("meson", "compile", "-C", _WORK, "-j", str(jobs), *options.targets)),
     ]
     if options.install:
         tags = (f"--tags={','.join(options.tags)}",) if options.tags else ()
         argv = ("meson", "install", "-C", _WORK, "--no-rebuild", f"--destdir={BUILD}/{_INSTALLED}", *tags)
-        commands.append(Command(argv=argv))
+        commands.append(Command(argv=argv, serial=True))
     return Toolchain(
         commands=tuple(commands),
         environment=common_environment(accelerator, jobs),

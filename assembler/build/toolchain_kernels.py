@@ -1,7 +1,7 @@
 """The nvcc and hipcc toolchains: each source to an object of its own, several at a time, and all to one file.
 
-Objects are compiled by xargs, which starts argument lists and no shell. With ccache in the container nvcc runs
-behind it; hipcc does not, since ccache knows no HIP with several architectures.
+Objects are compiled by xargs, which starts argument lists and no shell. With a compiler cache in the container
+nvcc runs behind it; hipcc does not, since ccache knows no HIP with several architectures.
 """
 
 from __future__ import annotations
@@ -67,8 +67,11 @@ class NvccWish(KernelWish, Protocol):
     def runtime(self) -> str: ...
 
 
-def nvcc(options: NvccWish, accelerator: AcceleratorWish | None, jobs: int, source: Path) -> Toolchain:
-    """Compile CUDA. `source` is where the source is on this host, to find what the patterns match.
+def nvcc(
+    options: NvccWish, accelerator: AcceleratorWish | None, jobs: int, source: Path, *, behind: str = "ccache"
+) -> Toolchain:
+    """Compile CUDA. `source` is where the source is on this host, to find what the patterns match; `behind` is the
+    compiler cache that it runs behind if that is on PATH.
 
     ManifestError without architectures to compile for, StepError when a pattern matches nothing.
     """
@@ -91,7 +94,7 @@ def nvcc(options: NvccWish, accelerator: AcceleratorWish | None, jobs: int, sour
         *(("-shared",) if options.kind == "library" else ()),
         f"-cudart={options.runtime}",
     )
-    return _toolchain(options, accelerator, jobs, files, at_once, compile_words, link, behind="ccache")
+    return _toolchain(options, accelerator, jobs, files, at_once, compile_words, link, behind=behind)
 
 
 def hipcc(options: KernelWish, accelerator: AcceleratorWish | None, jobs: int, source: Path) -> Toolchain:
@@ -181,14 +184,14 @@ def _toolchain(
     )
     return Toolchain(
         commands=(
-            Command(argv=("mkdir", "-p", f"{BUILD}/{_OBJECTS}", posixpath.dirname(output))),
+            Command(argv=("mkdir", "-p", f"{BUILD}/{_OBJECTS}", posixpath.dirname(output)), serial=True),
             Command(
                 argv=("sh", "-c", _EACH, "sh", str(at_once), str(count), behind, *words),
                 called=f"{program} -c {' '.join(files)}",
             ),
-            Command(argv=(*link, *objects, "-o", output, *libraries, *options.link_options)),
+            Command(argv=(*link, *objects, "-o", output, *libraries, *options.link_options), serial=True),
         ),
         environment=common_environment(accelerator, jobs),
         programs=(program, "xargs"),
-        ccache="path",
+        cached="path",
     )

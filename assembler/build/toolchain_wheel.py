@@ -49,8 +49,10 @@ def wheel(options: WheelWish, accelerator: AcceleratorWish | None, jobs: int, *,
     if options.requires:
         python = f"{_ENVIRONMENT}/bin/python"
         commands += [
-            Command(argv=(options.python, "-m", "venv", "--system-site-packages", _ENVIRONMENT)),
-            Command(argv=(python, "-m", "pip", "install", "--no-compile", *options.requires), fetches=True),
+            Command(argv=(options.python, "-m", "venv", "--system-site-packages", _ENVIRONMENT), serial=True),
+            Command(
+                argv=(python, "-m", "pip", "install", "--no-compile", *options.requires), fetches=True, serial=True
+            ),
         ]
     place = posixpath.normpath(posixpath.join(SOURCE_COPY, options.source_directory))
     settings = [f"--config-settings={name}={value}" for name, value in options.config_settings.items()]
@@ -61,12 +63,14 @@ def wheel(options: WheelWish, accelerator: AcceleratorWish | None, jobs: int, *,
         commands += [
             Command(
                 argv=("sh", "-c", _INSTALL, "sh", python, f"{BUILD}/{WHEELHOUSE}", _CHECK),
+                serial=True,
                 called="pip install, to try imports",
             ),
             Command(
                 argv=(python, "-c", _IMPORT, *options.imports),
                 environment={"PYTHONPATH": _CHECK, "PYTHONDONTWRITEBYTECODE": "1"},
                 workdir="/",
+                serial=True,
                 called=f"import {' '.join(options.imports)}",
             ),
         ]
@@ -82,5 +86,5 @@ def wheel(options: WheelWish, accelerator: AcceleratorWish | None, jobs: int, *,
         },
         programs=(options.python,),
         caches={"pip": "/cache/pip"},
-        ccache="path",
+        cached="path",
     )

@@ -7,7 +7,6 @@ so that a warm compiler cache hits and equal inputs give equal bytes. No shell r
 from __future__ import annotations
 
 import posixpath
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,28 +16,8 @@ from assembler.errors import StepError
 
 SOURCE: Final = "/src"
 BUILD: Final = "/build"
-CCACHE: Final = "/cache/ccache"
-STATISTICS: Final = "/cache/statistics"
-STATISTICS_FILE: Final = "ccache.txt"
 
 _INSTALLED: Final = "assemble-installed"
-_LANGUAGES: Final = ("C", "CXX", "CUDA", "HIP", "OBJC", "OBJCXX")
-_MASKED: Final = frozenset(("C", "CXX", "OBJC", "OBJCXX"))
-_VERSIONS: Final = range(9, 24)
-COMPILERS: Final = (
-    *("cc", "c++", "gcc", "g++", "clang", "clang++"),
-    *(f"{name}-{version}" for name in ("gcc", "g++", "clang", "clang++") for version in _VERSIONS),
-    # what Debian's Python calls when it compiles extensions
-    *(f"{machine}-linux-gnu-{name}" for machine in ("x86_64", "aarch64") for name in ("gcc", "g++")),
-)
-"""Names under which a script may call a compiler that ccache understands."""
-
-COMPILER_LINKS: Final = "/cache/compilers"
-"""Where a script finds them as links to ccache, before the compilers themselves."""
-
-_PROBE: Final = re.compile(r"/CMakeFiles/(CMakeScratch|CMakeTmp)/|/Modules/CMake\w+CompilerABI\.")
-_HITS: Final = frozenset(("direct_cache_hit", "preprocessed_cache_hit"))
-_MISS: Final = "cache_miss"
 _GENERATOR_PROGRAMS: Final = {"Ninja": "ninja", "Ninja Multi-Config": "ninja", "Unix Makefiles": "make"}
 _PACKAGES: Final = {
     "ninja": "ninja-build",
@@ -97,7 +76,8 @@ class Command:
 
     `environment` is what this command has beside the step's. One that `fetches` has the network whatever the step
     says: what it brings is pinned in the source. One that `prepares` compiles what the toolchain keeps; it may
-    fail, since the commands after it do all that it left undone. `called` stands for it in messages.
+    fail, since the commands after it do all that it left undone. One that is `serial` uses one processor, however
+    many jobs there are. `called` stands for it in messages.
     """
 
     argv: tuple[str, ...]
@@ -105,6 +85,7 @@ class Command:
     environment: Mapping[str, str] = field(default_factory=dict)
     fetches: bool = False
     prepares: bool = False
+    serial: bool = False
     called: str = ""
 
 
@@ -124,7 +105,7 @@ class Prepared:
 class Toolchain:
     """What a compile step does: commands in order, their environment, and where artifacts are, below `/build`.
 
-    `ccache` says how a compiler cache gets before the compilers: asked for by CMake, or found first on PATH.
+    `cached` says how a compiler cache gets before the compilers: asked for by CMake, or found first on PATH.
     `caches` are directories of our cache by name, and where the container has them; they are shared by steps that
     run at the same time, so whoever uses one has to lock it. `tools` are files of ours by their place there.
     """
@@ -136,7 +117,7 @@ class Toolchain:
     caches: Mapping[str, str] = field(default_factory=dict)
     tools: Mapping[str, Path] = field(default_factory=dict)
     prepared: Prepared | None = None
-    ccache: Literal["launcher", "path"] = "launcher"
+    cached: Literal["launcher", "path"] = "launcher"
 
 
 def cmake(options: CMakeWish, accelerator: AcceleratorWish | None, jobs: int) -> Toolchain:
@@ -150,14 +131,14 @@ def cmake(options: CMakeWish, accelerator: AcceleratorWish | None, jobs: int) ->
         **options.definitions,
     }
     named = [f"-D{name}={value}" for name, value in definitions.items()]
-    configure = Command(argv=("cmake", "-S", source, "-B", BUILD, "-G", options.generator, *named))
+    configure = Command(argv=("cmake", "-S", source, "-B", BUILD, "-G", options.generator, *named), serial=True)
     targets = ("--target", *options.targets) if options.targets else ()
     build = Command(argv=("cmake", "--build", BUILD, *targets, "-j", str(jobs)))
     installs: list[Command] = []
     if options.install:
         whole: tuple[str, ...] = ("cmake", "--install", BUILD)
         chosen = [(*whole, "--component", name) for name in options.components]
-        installs = [Command(argv=argv) for argv in chosen or [whole]]
+        installs = [Command(argv=argv, serial=True) for argv in chosen or [whole]]
     return Toolchain(
         commands=(configure, build, *installs),
         environment={
@@ -187,47 +168,8 @@ def script(options: ScriptWish, accelerator: AcceleratorWish | None, jobs: int) 
     return Toolchain(
         commands=tuple(Command(argv=tuple(command), workdir=SOURCE) for command in options.commands),
         environment=common_environment(accelerator, jobs),
-        ccache="path",
+        cached="path",
     )
-
-
-def with_ccache(environment: Mapping[str, str]) -> Mapping[str, str]:
-    """The environment that lets CMake (3.17 and newer) put ccache before every compiler.
-
-    CMake reads these as defaults of its variables, so definitions of a manifest win, and a project without CUDA is
-    not warned about a definition that it does not use.
-    """
-    return {**_launchers(_LANGUAGES), **environment}
-
-
-def with_ccache_on_path(environment: Mapping[str, str], path: str) -> Mapping[str, str]:
-    """The environment in which a C or C++ compiler by name is ccache; `path` is the PATH of the container.
-
-    A CMake that a script calls finds those names too, and would put ccache before itself; so only the compilers
-    that have no such name are asked for by launcher.
-    """
-    others = [language for language in _LANGUAGES if language not in _MASKED]
-    return {**_launchers(others), **environment, "PATH": f"{COMPILER_LINKS}:{path}"}
-
-
-def _launchers(languages: Sequence[str]) -> dict[str, str]:
-    return {f"CMAKE_{language}_COMPILER_LAUNCHER": "ccache" for language in languages}
-
-
-def ccache_hits(log: str) -> tuple[int, int]:
-    """Hits and misses by the log that ccache (4.4 and newer) writes: a comment with the source, then results.
-
-    What CMake compiles to find out about the compiler is not counted.
-    """
-    hits = misses = 0
-    counts = True
-    for line in log.splitlines():
-        if line.startswith("# "):
-            counts = not _PROBE.search(line)
-        elif counts:
-            hits += line in _HITS
-            misses += line == _MISS
-    return hits, misses
 
 
 def missing_program(program: str, step: str) -> StepError:
@@ -250,13 +192,8 @@ def missing_program(program: str, step: str) -> StepError:
 
 
 def common_environment(accelerator: AcceleratorWish | None, jobs: int) -> dict[str, str]:
-    """What every toolchain has in its environment: where the compiler cache is, jobs, and architectures."""
+    """What every toolchain has in its environment: jobs, and architectures."""
     environment = {
-        "CCACHE_DIR": CCACHE,
-        "CCACHE_COMPILERCHECK": "content",  # an image that is made again has the same compiler with other times
-        "CCACHE_NOHASHDIR": "1",
-        "CCACHE_MAXSIZE": "20G",
-        "CCACHE_STATSLOG": f"{STATISTICS}/{STATISTICS_FILE}",
         "CMAKE_BUILD_PARALLEL_LEVEL": str(jobs),
         "MAX_JOBS": str(jobs),
     }

@@ -148,6 +148,11 @@ class CompileStep(Model):
     )
     ssh: Flag = Field(False, description="`true`: commands may use the ssh agent of whoever runs this")
     strip: Flag = Field(True, description="strip debug information from what is harvested")
+    compiler_cache: Literal["ccache", "sccache", "none"] = Field(
+        "ccache",
+        description="what keeps compiled objects for later runs: `ccache` where the devel base has it, or"
+        " `sccache`, of the devel base or this host, with its own settings for S3, Redis and the like",
+    )
     jobs_memory: Size | None = Field(None, description="memory that one compile job needs, such as `2g`")
     cmake: CMakeOptions | None = Field(None, description="options of the cmake toolchain")
     cargo: CargoOptions | None = Field(None, description="options of the cargo toolchain")

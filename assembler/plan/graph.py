@@ -304,7 +304,8 @@ def _compile_steps(
         needs = (identifier,)
     source = facts.sources.get((scope.name, step.source)) if step.source else ""
     accelerator = loaded.manifest.accelerator
-    description = step.model_dump(mode="json", exclude={"source", "packages", "jobs_memory", "secrets", "ssh"})
+    not_in_key = {"source", "packages", "jobs_memory", "compiler_cache", "secrets", "ssh"}
+    description = step.model_dump(mode="json", exclude=not_in_key)
     compile_facts = {
         "step": description,
         "source": source,

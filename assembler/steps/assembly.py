@@ -308,14 +308,13 @@ class Assembly:
         if found is not None:
             return found
         with self.wheels.fetching(plan) if self.wheels else nullcontext():
+            compiling.compile_all(self, plan, [step for step in plan.work if step.kind == "compile"])
             for beside, steps in groupby(plan.work, self._is_packed_beside_others):
                 if beside:
                     self.layers |= packing.make_layers(self, plan, list(steps))
                     continue
                 for step in steps:
-                    if step.kind == "compile":
-                        compiling.compile_one(self, plan, step)
-                    elif step.layer is not None and step.id not in self.layers:
+                    if step.layer is not None and step.id not in self.layers:
                         self.layers[step.id] = packing.make_layer(self, plan, step)
                         if step.key is None:
                             plan = self.plan(exact=False)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from assembler.errors import LockError, placed
 from assembler.events import StepOutput
@@ -13,12 +13,17 @@ from assembler.plan.graph import Plan, Step, toolchain_id, used_compile_steps
 from assembler.steps.materialise import base_image, image_for
 from assembler.steps.places import source_errors
 from assembler.steps.records import input_fields
+from assembler.steps.side_by_side import SideBySide
 
 if TYPE_CHECKING:
+    from assembler.build.budget import Budget
     from assembler.build.container import Container
     from assembler.build.debs import Package
     from assembler.steps.assembly import Assembly
     from assembler.steps.session import Session
+
+_AT_ONCE: Final = 4
+"""Compile steps: more of them would have few jobs each."""
 
 
 def resolve_packages(assembly: Assembly, step: str, names: Sequence[str]) -> Mapping[str, Any]:
@@ -76,6 +81,40 @@ def stack_image(assembly: Assembly, plan: Plan, index: int, *, packages_only: bo
 
 def compile_one(assembly: Assembly, plan: Plan, step: Step) -> None:
     """Run one compile step and keep its artifacts under its key."""
+    compile_all(assembly, plan, [step])
+
+
+def compile_all(assembly: Assembly, plan: Plan, steps: Sequence[Step]) -> None:
+    """Run compile steps side by side, since none needs another, and keep their artifacts under their keys.
+
+    Sources are fetched and toolchains installed one after the other, while the steps before compile. When one step
+    fails the others are ended.
+    """
+    if not steps:
+        return
+    budget = job_budget(assembly.session, len(steps))
+    buildah = assembly.session.buildah
+
+    def stop() -> None:
+        budget.stop()
+        buildah.group.end()
+
+    with SideBySide[None](min(len(steps), _AT_ONCE), assembly.session.stop, stop) as beside:
+        for step in steps:
+            beside.add(_prepared(assembly, plan, step, budget))
+
+
+def job_budget(session: Session, steps: int) -> Budget:
+    """What compile steps have together: as many jobs as were asked for, or processors and memory of this host."""
+    from assembler.build.budget import Budget
+    from assembler.build.node import memory_bytes, processors
+
+    wanted = session.options.jobs
+    return Budget(wanted, None, steps) if wanted else Budget(processors(), memory_bytes(), steps)
+
+
+def _prepared(assembly: Assembly, plan: Plan, step: Step, budget: Budget) -> Callable[[], None]:
+    """Have the source and the toolchain of a step; what is left to do is compiling."""
     from assembler.build.compile import compile_step
     from assembler.build.sources import fetch_source
 
@@ -95,34 +134,40 @@ def compile_one(assembly: Assembly, plan: Plan, step: Step) -> None:
             offline=session.options.offline,
         )
     image = toolchain(assembly, plan, scope_step=toolchain_id(scope, name), wanted=description.packages.apt)
-    with session.step(step.id, "compile", step.name, step.key) as report:
-        bundle = compile_step(
-            session.buildah,
-            session.store,
-            description,
-            image=image,
-            source=checkout.path,
-            label=step.name,
-            key=str(step.key),
-            cache=session.options.cache,
-            accelerator=assembly.loaded.manifest.accelerator,
-            jobs=session.options.jobs,
-            keep=session.options.keep,
-            offline=session.options.offline,
-            secrets=session.options.secrets,
-            emit=session.emit,
-            step=step.id,
+    inputs = input_fields(assembly.source_inputs(scope, description.source))
+
+    def compile_it() -> None:
+        with session.step(step.id, "compile", step.name, step.key) as report:
+            bundle = compile_step(
+                session.buildah,
+                session.store,
+                description,
+                image=image,
+                source=checkout.path,
+                label=step.name,
+                key=str(step.key),
+                cache=session.options.cache,
+                accelerator=assembly.loaded.manifest.accelerator,
+                budget=budget,
+                keep=session.options.keep,
+                offline=session.options.offline,
+                secrets=session.options.secrets,
+                emit=session.emit,
+                step=step.id,
+            )
+            report.detail = f"{bundle.files} files"
+        budget.step_ended()
+        session.store.put_record(
+            str(step.key),
+            {
+                "bundle": str(bundle.digest),
+                "bytes": bundle.size,
+                "files": bundle.files,
+                **inputs,
+            },
         )
-        report.detail = f"{bundle.files} files"
-    session.store.put_record(
-        str(step.key),
-        {
-            "bundle": str(bundle.digest),
-            "bytes": bundle.size,
-            "files": bundle.files,
-            **input_fields(assembly.source_inputs(scope, description.source)),
-        },
-    )
+
+    return compile_it
 
 
 def _label(found: tuple[Any, str, Any]) -> str:

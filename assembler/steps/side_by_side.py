@@ -15,10 +15,6 @@ from typing import Generic, TypeVar
 Result = TypeVar("Result")
 
 
-class StoppedError(Exception):
-    """The job was told to stop, because of an error elsewhere."""
-
-
 def width() -> int:
     """How many layers fill the processors that we may use: each has threads of its own."""
     cores = len(os.sched_getaffinity(0))
@@ -29,12 +25,13 @@ class SideBySide(Generic[Result]):
     """Runs jobs, `at_once` of them. A context manager: when the block ends all of them have.
 
     The first error of a job is raised by `add` or at the end of the block; it, and an error of the block, sets
-    `stop`, which jobs look at.
+    `stop`, which jobs look at, and calls `on_stop`, which ends what they wait for.
     """
 
-    def __init__(self, at_once: int, stop: threading.Event) -> None:
+    def __init__(self, at_once: int, stop: threading.Event, on_stop: Callable[[], None] | None = None) -> None:
         self._at_once = at_once
         self._stop = stop
+        self._on_stop = on_stop
         self._pool = ThreadPoolExecutor(at_once, "layer")
         self._running: set[Future[Result]] = set()
         self.results: list[Result] = []
@@ -63,9 +60,14 @@ class SideBySide(Generic[Result]):
             if kind is None:
                 self._until(0)
         except BaseException:
-            self._stop.set()
+            self._end()
             raise
         finally:
             if kind is not None:
-                self._stop.set()
+                self._end()
             self._pool.shutdown(cancel_futures=True)
+
+    def _end(self) -> None:
+        self._stop.set()
+        if self._on_stop:
+            self._on_stop()

@@ -14,10 +14,10 @@ from assembler.oci.image import BlobLayer
 from assembler.pack.compress import Compression, other_than
 from assembler.pack.tarball import Follower, PackedLayer, pack
 from assembler.pack.twins import pack_twins, recompress
+from assembler.process import StoppedError
 from assembler.steps.records import layer_from_record, layer_record
 from assembler.steps.sending import Sending
 from assembler.steps.session import Session
-from assembler.steps.side_by_side import StoppedError
 from assembler.tree.entry import Entry
 
 

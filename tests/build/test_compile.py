@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
+import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,14 +15,14 @@ import pytest
 from support.devel import DEVEL, DevelRoom, devel_room
 from support.needs import need
 
+from assembler.build.budget import Budget
 from assembler.build.compile import compile_step
 from assembler.build.elf import read_elf
 from assembler.build.harvest import ArtifactBundle, bundle_entries
-from assembler.build.node import jobs as jobs_that_fit
 from assembler.errors import RequestError, StepError
 from assembler.events import Emit, Event, Note, StepOutput
 from assembler.manifest.models import CompileStep
-from assembler.process import run
+from assembler.process import run, spawned
 from assembler.tree.entry import Slice
 
 pytestmark = [pytest.mark.tools, pytest.mark.slow]
@@ -76,7 +80,7 @@ def build(
     *,
     cache: Path | None = None,
     emit: Emit | None = None,
-    jobs: int | None = 2,
+    jobs: int = 2,
 ) -> ArtifactBundle:
     return compile_step(
         room.buildah,
@@ -87,7 +91,7 @@ def build(
         label="hello",
         key="ab" * 32,
         cache=cache or room.cache,
-        jobs=jobs,
+        budget=Budget(jobs, None),
         emit=emit or room.events.append,
         step="compile:hello",
     )
@@ -255,9 +259,9 @@ def test_threads_of_nvcc_count_as_jobs(room: DevelRoom, tmp_path: Path) -> None:
         wish = script(
             ["sh", "-c", "echo $MAX_JOBS > /build/jobs"], artifacts={"jobs": "jobs"}, env={"NVCC_THREADS": threads}
         )
-        bundle = build(room, wish.model_copy(update={"jobs_memory": "1m"}), source, jobs=None)
+        bundle = build(room, wish, source, jobs=6)
         found.append(int(text_of(room, bundle, "jobs", tmp_path / threads)))
-    assert found == [jobs_that_fit(1 << 20), max(1, jobs_that_fit(1 << 20) // 2)]
+    assert found == [6, 3]
 
 
 # the compiler cache
@@ -291,6 +295,96 @@ def test_scripts_have_it_too(room: DevelRoom, tmp_path: Path, compiler: str) -> 
     for _ in range(2):
         build(room, description, source, cache=tmp_path / "cache", emit=events.append)
     assert hits(events) == ["hello: ccache had 0 of 3 objects (0 %)", "hello: ccache had 3 of 3 objects (100 %)"]
+
+
+def sccache_hits(events: list[Event]) -> list[str]:
+    return [event.text for event in events if isinstance(event, Note) and "sccache" in event.text]
+
+
+@pytest.mark.parametrize("way", ["cmake", "script"])
+def test_sccache_of_this_host_is_lent_to_the_container(room: DevelRoom, tmp_path: Path, way: str) -> None:
+    if way == "cmake":
+        wish = step(
+            toolchain="cmake", cmake={"definitions": {"A": "b"}}, artifacts=WHOLE, compiler_cache="sccache"
+        )
+    else:
+        compile_it = ["sh", "-ec", "gcc -c -o /build/one.o tool.c; gcc -c -DX -o /build/two.o tool.c"]
+        wish = script(compile_it, artifacts={"one": "one.o"}, compiler_cache="sccache")
+    source = project(tmp_path / "source")
+    cold: list[Event] = []
+    first = build(room, wish, source, cache=tmp_path / "cache", emit=cold.append)
+    assert " sccache had 0 of " in sccache_hits(cold)[0]
+    warm: list[Event] = []
+    assert build(room, wish, source, cache=tmp_path / "cache", emit=warm.append).digest == first.digest
+    (note,) = (event for event in warm if isinstance(event, Note) and event.facts)
+    assert "(100 %)" in note.text
+    assert note.facts
+    assert note.facts["cache"] == "sccache"
+    assert int(note.facts["hits"]) >= 2
+
+
+def test_sccache_may_keep_objects_elsewhere(
+    room: DevelRoom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a Redis, with a password that nobody gets to see; a host without its own objects has them from there."""
+    compile_it = ["sh", "-ec", "gcc -c -o /build/one.o tool.c; cat /cache/statistics/settings"]
+    wish = script(compile_it, artifacts={"one": "one.o"}, compiler_cache="sccache", network="host")
+    source = project(tmp_path / "source")
+    events: list[Event] = []
+    with redis(tmp_path, password="sesame-open-the-door") as endpoint:
+        monkeypatch.setenv("SCCACHE_REDIS_ENDPOINT", endpoint)
+        monkeypatch.setenv("SCCACHE_REDIS_PASSWORD", "sesame-open-the-door")
+        for number in range(2):
+            build(room, wish, source, cache=tmp_path / f"cache-{number}", emit=events.append)
+    assert sccache_hits(events) == [
+        "hello: sccache had 0 of 1 objects (0 %)",
+        "hello: sccache had 1 of 1 objects (100 %)",
+    ]
+    log = (room.cache / "logs/hello-abababababab.txt").read_text()
+    assert "SCCACHE_REDIS_PASSWORD=***" in log
+    assert "sesame" not in log + "".join(event.line for event in events if isinstance(event, StepOutput))
+    assert "sesame" not in (room.cache / "logs/hello-abababababab.sh").read_text()
+
+
+def test_a_storage_that_cannot_be_had_is_told_and_done_without(
+    room: DevelRoom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    monkeypatch.setenv("SCCACHE_REDIS_ENDPOINT", f"tcp://127.0.0.1:{port}")
+    compile_it = ["gcc", "-c", "-o", "/build/one.o", "tool.c"]
+    for network, words in (("host", "kept objects on this host only"), ("none", "`network: host` gives it one")):
+        events: list[Event] = []
+        wish = script(compile_it, artifacts={"one": "one.o"}, compiler_cache="sccache", network=network)
+        build(room, wish, project(tmp_path / network), cache=tmp_path / "cache" / network, emit=events.append)
+        (warning,) = (event for event in events if isinstance(event, Note) and event.level == "warning")
+        assert words in warning.text
+        assert "hello: sccache had 0 of 1 objects (0 %)" in sccache_hits(events)
+
+
+@contextlib.contextmanager
+def redis(directory: Path, *, password: str) -> Iterator[str]:
+    """A Redis server of this test's own; yields its address."""
+    need("redis-server")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    settings = directory / "redis.conf"
+    settings.write_text(f'bind 127.0.0.1\nport {port}\nrequirepass {password}\nsave ""\n')
+    with spawned(["redis-server", str(settings)], cwd=directory, stdout=subprocess.DEVNULL):
+        until = time.monotonic() + 20
+        while time.monotonic() < until:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.05)
+        yield f"tcp://127.0.0.1:{port}"
+
+
+def test_no_cache_when_none_is_wished_for(room: DevelRoom, tmp_path: Path) -> None:
+    events: list[Event] = []
+    wish = script(["gcc", "-c", "-o", "/build/a.o", "tool.c"], artifacts={"a": "a.o"}, compiler_cache="none")
+    build(room, wish, project(tmp_path / "source"), cache=tmp_path / "cache", emit=events.append)
+    assert not [event for event in events if isinstance(event, Note)]
+    assert not list((tmp_path / "cache").glob("*ccache/*"))
 
 
 # how it fails
@@ -378,6 +472,7 @@ def test_a_program_that_is_missing_is_named(room: DevelRoom, tmp_path: Path) -> 
             label="hello",
             key="ab" * 32,
             cache=room.cache,
+            budget=Budget(2, None),
         )
     assert caught.value.fact == "the devel base has no `ninja`"
     assert "ninja-build" in str(caught.value.hint)
@@ -452,6 +547,7 @@ def test_a_secret_is_there_and_nowhere_else(room: DevelRoom, tmp_path: Path) -> 
             label="hello",
             key="cd" * 32,
             cache=room.cache,
+            budget=Budget(2, None),
             secrets=secrets,
             emit=events.append,
         )

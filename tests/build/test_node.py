@@ -10,7 +10,7 @@ from support.containers import empty_storage_at_the_end
 from support.needs import need, need_root
 
 from assembler.build import node
-from assembler.build.node import cpu_limit, file_system, jobs, memory_bytes, probe_storage, user_namespace
+from assembler.build.node import cpu_limit, file_system, memory_bytes, probe_storage, processors, user_namespace
 from assembler.errors import NodeError
 from assembler.process import run
 
@@ -68,11 +68,8 @@ def test_no_limits_and_nonsense(tmp_path: Path) -> None:
     assert memory_bytes(tmp_path / "cgroup", membership) > 0
 
 
-def test_jobs_are_between_one_and_the_cores() -> None:
-    cores = len(os.sched_getaffinity(0))
-    assert 1 <= jobs() <= cores
-    assert jobs(1) == jobs()
-    assert jobs(1 << 60) == 1
+def test_processors_are_those_of_this_process() -> None:
+    assert 1 <= processors() <= len(os.sched_getaffinity(0))
 
 
 def test_file_systems_by_mount() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.containers import TINY, Room, busybox, running_room, shared_directory
 
+from assembler.build.budget import Budget
 from assembler.build.compile import compile_step
 from assembler.build.rerun import Script, replace_directory
 from assembler.errors import StepError
@@ -65,6 +66,7 @@ def fail(room: Room, source: Path, *, keep: bool) -> StepError:
             label="tiny.step",
             key="cd" * 32 if keep else "ab" * 32,
             cache=room.cache,
+            budget=Budget(2, None),
             keep=keep,
             emit=room.events.append,
         )

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from assembler.build.toolchain_choice import jobs_of, toolchain_of
+from assembler.build.budget import JobNeeds
+from assembler.build.toolchain_choice import needs_of, toolchain_of
 from assembler.build.toolchain_kernels import gencode
 from assembler.build.toolchains import Toolchain, missing_program
 from assembler.errors import ManifestError, StepError
@@ -289,10 +290,12 @@ def test_a_hostile_value_stays_one_word(tmp_path: Path, toolchain: str, options:
             assert HOSTILE not in command.argv[2], "no script has a value in it"
 
 
-def test_jobs_follow_the_memory_that_a_toolchain_needs() -> None:
-    assert jobs_of(step("cargo", jobs_memory="1m"), None) >= jobs_of(step("cargo", jobs_memory="900t"), None) == 1
-    many = jobs_of(step("cmake", jobs_memory="1m"), None)
-    assert jobs_of(step("wheel", jobs_memory="1m", env={"NVCC_THREADS": "2"}), CUDA) == max(1, many // 2)
+def test_what_a_job_needs() -> None:
+    gib = 1 << 30
+    assert needs_of(step("cargo", jobs_memory="7g"), None) == JobNeeds(processors=1, memory=7 * gib)
+    assert needs_of(step("cmake"), None).memory < needs_of(step("cmake"), CUDA).memory, "kernels need more"
+    assert needs_of(step("wheel", env={"NVCC_THREADS": "2"}), CUDA).processors == 2
+    assert needs_of(step("wheel", env={"NVCC_THREADS": "many"}), CUDA).processors == 1
 
 
 @pytest.mark.parametrize(

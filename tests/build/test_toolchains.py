@@ -130,29 +130,6 @@ def test_names_of_architectures(architecture: str, for_cmake: str, for_torch: st
     assert torch_cuda_list([architecture]) == for_torch
 
 
-def test_ccache_goes_before_every_compiler_unless_the_manifest_says_otherwise() -> None:
-    environment = toolchains.with_ccache({**cmake().environment, "CMAKE_CUDA_COMPILER_LAUNCHER": ""})
-    launchers = {name: value for name, value in environment.items() if name.endswith("_COMPILER_LAUNCHER")}
-    assert launchers == {
-        "CMAKE_C_COMPILER_LAUNCHER": "ccache",
-        "CMAKE_CXX_COMPILER_LAUNCHER": "ccache",
-        "CMAKE_CUDA_COMPILER_LAUNCHER": "",
-        "CMAKE_HIP_COMPILER_LAUNCHER": "ccache",
-        "CMAKE_OBJC_COMPILER_LAUNCHER": "ccache",
-        "CMAKE_OBJCXX_COMPILER_LAUNCHER": "ccache",
-    }
-    assert environment["CCACHE_DIR"] == "/cache/ccache"
-    assert environment["CCACHE_COMPILERCHECK"] == "content", "times of a compiler differ between equal images"
-
-
-def test_a_script_finds_ccache_on_its_path() -> None:
-    environment = toolchains.with_ccache_on_path({"A": "b"}, "/opt/bin:/usr/bin")
-    assert environment["PATH"] == "/cache/compilers:/opt/bin:/usr/bin"
-    assert environment["A"] == "b"
-    assert "CMAKE_C_COMPILER_LAUNCHER" not in environment, "ccache must not start ccache"
-    assert environment["CMAKE_CUDA_COMPILER_LAUNCHER"] == "ccache"
-
-
 @pytest.mark.parametrize(
     ("program", "package"), [("ninja", "ninja-build"), ("cmake", "cmake"), ("strip", "binutils")]
 )
@@ -160,15 +137,3 @@ def test_a_missing_program_names_its_package(program: str, package: str) -> None
     text = missing_program(program, "llama.server").render()
     assert f"llama.server: the devel base has no `{program}`" in text
     assert f"apt: [{package}]" in text
-
-
-def test_what_cmake_tries_out_does_not_count() -> None:
-    log = (
-        "# /usr/share/cmake-3.25/Modules/CMakeCCompilerABI.c\ncache_miss\n"
-        "# /build/CMakeFiles/CMakeScratch/TryCompile-x/src.c\npreprocessed_cache_hit\n"
-        "# /src/a.c\ncache_miss\ndirect_cache_miss\n"
-        "# /build/CMakeFiles/a.dir/cmake_pch.hxx.cxx\ndirect_cache_hit\nlocal_storage_hit\n"
-        "# b.c\npreprocessed_cache_hit\n"
-    )
-    assert toolchains.ccache_hits(log) == (2, 1)
-    assert toolchains.ccache_hits("") == (0, 0)

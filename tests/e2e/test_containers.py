@@ -277,3 +277,43 @@ def test_a_failed_compile_shows_its_last_lines(room: Path, program: Program, pus
     assert "nonsense" in ended.stderr
     for word in ("log:", "run it again:"):
         assert word in ended.stderr
+
+
+def two_steps(directory: Path, one: str, other: str) -> Path:
+    """A manifest whose two compile steps run these shell commands."""
+    steps = "".join(
+        f"  {name}:\n    toolchain: script\n    source: hello\n"
+        f"    script: {{commands: [{json.dumps(['sh', '-ec', command])}]}}\n    artifacts: {{made: made}}\n"
+        for name, command in (("one", one), ("other", other))
+    )
+    (directory / "two.yaml").write_text(
+        "manifest: 1\nname: two\ndevel: base.yaml\nruntime: scratch\nsources: {hello: {path: ./hello}}\n"
+        f"compile:\n{steps}layers:\n"
+        "  - copy: {artifact: one.made, to: /one}\n  - copy: {artifact: other.made, to: /other}\n"
+    )
+    return directory / "two.yaml"
+
+
+def test_steps_compile_side_by_side_within_one_budget(room: Path, program: Program) -> None:
+    manifest = two_steps(
+        room / "project", "sleep 3; echo $MAX_JOBS > /build/made", "sleep 3; echo 2 > /build/made"
+    )
+    done = program(manifest, "--jobs", "5", "--progress", "json")
+    assert done.code == 0, done.stderr
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    compile_events = [
+        (event["event"], event["step"]) for event in events if str(event.get("step", "")).startswith("compile:")
+    ]
+    begun = [step for kind, step in compile_events[:2] if kind == "step-started"]
+    assert sorted(begun) == ["compile:one", "compile:other"], "both before one of them ends"
+
+
+def test_the_error_of_one_step_ends_the_others(room: Path, program: Program) -> None:
+    manifest = two_steps(room / "project", "sleep 1; exit 7", "sleep 300; echo never > /build/made")
+    started = time.monotonic()
+    done = program(manifest, "--jobs", "4")
+    assert done.code == 1
+    assert "one: `sh -ec 'sleep 1; exit 7'` exited with 7" in done.stderr
+    assert "other" not in done.stderr.partition("error:")[2]
+    assert time.monotonic() - started < 100
+    assert containers_left(program.cache) == []

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from assembler.steps.side_by_side import SideBySide, StoppedError, width
+from assembler.process import StoppedError
+from assembler.steps.side_by_side import SideBySide, width
 
 PATIENCE = 20.0
 
