@@ -48,7 +48,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One assembled image: its digest, where it was put, and what that moved."""
+    """One assembled image: its digest, where it was put, and what that moved.
+
+    `compiler_caches` has one object for each step that compiled with one: `step`, `cache`, `hits`, `misses`.
+    """
 
     name: str
     digest: Digest
@@ -58,6 +61,7 @@ class Result:
     bytes_pushed: int = 0
     bytes_pulled: int = 0
     size: int = 0
+    compiler_caches: tuple[Mapping[str, str | int], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The result as `--json` prints it."""
@@ -70,6 +74,7 @@ class Result:
             "bytes_pushed": self.bytes_pushed,
             "bytes_pulled": self.bytes_pulled,
             "size": self.size,
+            "compiler_caches": [dict(cache) for cache in self.compiler_caches],
         }
 
 
@@ -163,7 +168,9 @@ def _build_one(session: Session, request: Request, targets: publishing.Targets, 
         bytes_pushed=published.bytes_pushed,
         bytes_pulled=published.bytes_pulled,
         size=_size(built),
+        compiler_caches=tuple(session.compiler_caches),
     )
+    session.compiler_caches.clear()
     unchanged.remember(session, request_facts(request, loaded), assemblies, result.to_json())
     return result
 

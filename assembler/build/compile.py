@@ -209,8 +209,8 @@ class _Work:
         for mount in work.mounts:  # what is mounted has to be there
             if not mount.source.exists():
                 mount.source.mkdir(parents=True, exist_ok=True)
-        for name in self.toolchain.caches:
-            os.utime(self.cache / name)  # used now: `assemble gc` frees old ones
+            if mount.source.parent == self.cache:
+                os.utime(mount.source)  # a cache is used now: `assemble gc` frees old ones
         return work
 
     def argv(self, command: Command) -> tuple[str, ...]:

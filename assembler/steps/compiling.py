@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from assembler.errors import LockError, placed
-from assembler.events import StepOutput
+from assembler.events import Event, Note, StepOutput
 from assembler.plan.graph import Plan, Step, toolchain_id, used_compile_steps
 from assembler.steps.materialise import base_image, image_for
 from assembler.steps.places import source_errors
@@ -136,6 +136,11 @@ def _prepared(assembly: Assembly, plan: Plan, step: Step, budget: Budget) -> Cal
     image = toolchain(assembly, plan, scope_step=toolchain_id(scope, name), wanted=description.packages.apt)
     inputs = input_fields(assembly.source_inputs(scope, description.source))
 
+    def emit(event: Event) -> None:
+        if isinstance(event, Note) and event.facts:
+            session.compiler_caches.append(event.facts)
+        session.emit(event)
+
     def compile_it() -> None:
         with session.step(step.id, "compile", step.name, step.key) as report:
             bundle = compile_step(
@@ -152,7 +157,7 @@ def _prepared(assembly: Assembly, plan: Plan, step: Step, budget: Budget) -> Cal
                 keep=session.options.keep,
                 offline=session.options.offline,
                 secrets=session.options.secrets,
-                emit=session.emit,
+                emit=emit,
                 step=step.id,
             )
             report.detail = f"{bundle.files} files"

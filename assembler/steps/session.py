@@ -61,6 +61,8 @@ class Session:
         """The push of this run, from the moment when its targets are known."""
         self.stop = threading.Event()
         """Set when the run fails while some of its work goes on in other threads."""
+        self.compiler_caches: list[Mapping[str, str | int]] = []
+        """How often compiler caches had the answer, step by step, as `Result` of the pipeline has it."""
         self._client_lock = threading.Lock()
         self._client: Client | None = None
         self._stack = contextlib.ExitStack()

@@ -148,7 +148,7 @@ def recall(cache: Path, facts: Mapping[str, Any], insecure: Sequence[str] = ()) 
         _mark_used(cache, facts, memory["keys"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return {**result, "built": False, "bytes_pushed": 0, "bytes_pulled": 0}
+    return {**result, "built": False, "bytes_pushed": 0, "bytes_pulled": 0, "compiler_caches": []}
 
 
 def _mark_used(cache: Path, facts: Mapping[str, Any], keys: Sequence[str]) -> None:

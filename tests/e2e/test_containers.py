@@ -130,6 +130,21 @@ def test_the_second_time_nothing_runs(room: Path, program: Program, pushed: str)
     assert plan.code == 0, plan.stdout
 
 
+def test_another_checkout_starts_no_compiler_and_a_change_compiles_one_file(
+    room: Path, program: Program, pushed: str, tmp_path: Path
+) -> None:
+    shutil.copytree(room / "project", tmp_path / "checkout")
+    manifest = tmp_path / "checkout/hello.yaml"
+    (found,) = json.loads(program.ok(manifest, "--json"))
+    assert (found["digest"], found["compiler_caches"]) == (pushed.partition("@")[2], [])
+    source = tmp_path / "checkout/hello/hello.c"
+    source.write_text(source.read_text().replace("return 0", "return 7"))
+    (found,) = json.loads(program.ok(manifest, "--json"))
+    assert found["compiler_caches"] == [{"step": "compile:hello", "cache": "ccache", "hits": 1, "misses": 1}]
+    (found,) = json.loads(program.ok(manifest, "--json"))
+    assert (found["built"], found["compiler_caches"]) == (False, [])
+
+
 def test_what_a_command_changed_is_its_layer(room: Path, program: Program, pushed: str) -> None:
     """The file written and the file removed, and no trace of the container engine or of the clock."""
     value = json.loads(program.ok("inspect", "hello", "--files", "--json"))
