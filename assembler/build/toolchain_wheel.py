@@ -33,6 +33,8 @@ class WheelWish(Protocol):
     @property
     def isolation(self) -> bool: ...
     @property
+    def prepare(self) -> tuple[tuple[str, ...], ...]: ...
+    @property
     def requires(self) -> tuple[str, ...]: ...
     @property
     def config_settings(self) -> Mapping[str, str]: ...
@@ -55,6 +57,7 @@ def wheel(options: WheelWish, accelerator: AcceleratorWish | None, jobs: int, *,
             ),
         ]
     place = posixpath.normpath(posixpath.join(SOURCE_COPY, options.source_directory))
+    commands += [Command(argv=tuple(argv), workdir=place, serial=True) for argv in options.prepare]
     settings = [f"--config-settings={name}={value}" for name, value in options.config_settings.items()]
     isolation = () if options.isolation else ("--no-build-isolation",)
     build = (python, "-m", "pip", "wheel", "--verbose", "--no-deps", *isolation, *settings)

@@ -20,7 +20,7 @@ from assembler.build.pylock import Chosen, choose
 from assembler.build.python_index import normalised, project_files, sdist_version
 from assembler.build.requirement_files import requirement_lines
 from assembler.build.wheel_tags import Target, is_for_python, rank_of
-from assembler.build.wheelhouse import HouseWheel
+from assembler.build.wheelhouse import HouseWheel, write_stand_in
 from assembler.errors import AssembleError, LockError, ManifestError, VerifyError
 from assembler.manifest.wheels import LockedWheel
 from assembler.oci.layout import Store
@@ -84,12 +84,15 @@ def lock_wheels(
 
 
 def _resolved(question: uv.Question, room: Workroom, house: Sequence[HouseWheel]) -> tuple[Chosen, ...]:
-    """uv's answer; wheels of this host go in by path, so that no index can put others in their place."""
+    """uv's answer; wheels of this host go in by path, so that no index can put others in their place.
+
+    They go in by stand-ins: uv unpacks what it is to hash, and their hashes are known.
+    """
     lines = []
     (room.scratch / "house").mkdir(parents=True, exist_ok=True)
     for wheel in house:
         path = room.scratch / "house" / wheel.filename
-        path.symlink_to(wheel.path.absolute())
+        write_stand_in(wheel, path)
         lines.append(f"{wheel.name} @ {path.as_uri()}")
     asked = replace(question, requirements=(*question.requirements, *lines))
     told = uv.resolve(asked, room.scratch, room.cache)

@@ -71,8 +71,25 @@ def house_wheel(path: Path, digest: Digest, filename: str) -> HouseWheel:
     )
 
 
-def _metadata(path: Path, filename: str) -> tuple[str, str, tuple[str, ...]]:
-    """Name, version and requirements by the core metadata of a wheel."""
+def write_stand_in(wheel: HouseWheel, path: Path) -> None:
+    """Write a wheel that says of itself what this one says, and has nothing else in it.
+
+    A resolver needs no more, and may unpack and hash the wheels of this host that it is given.
+    """
+    name, data = _read_metadata(wheel.path, wheel.filename)
+    directory = name.partition("/")[0]
+    others = {
+        f"{directory}/WHEEL": "Wheel-Version: 1.0\nGenerator: assemble\nRoot-Is-Purelib: true\n",
+        f"{directory}/RECORD": f"{name},,\n{directory}/WHEEL,,\n{directory}/RECORD,,\n",
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(name, data)
+        for each, text in others.items():
+            archive.writestr(each, text)
+
+
+def _read_metadata(path: Path, filename: str) -> tuple[str, bytes]:
+    """The METADATA file of a wheel, and its name."""
     try:
         with zipfile.ZipFile(path) as archive:
             found = [
@@ -82,9 +99,14 @@ def _metadata(path: Path, filename: str) -> tuple[str, str, tuple[str, ...]]:
             ]
             if len(found) != 1 or found[0].file_size > _METADATA_LIMIT:
                 raise UntrustedInputError("expected one METADATA file in the wheel", place=filename)
-            data = archive.read(found[0])
+            return found[0].filename, archive.read(found[0])
     except (zipfile.BadZipFile, OSError, RuntimeError, ValueError, NotImplementedError) as error:
         raise UntrustedInputError(f"the wheel cannot be read: {error}", place=filename) from error
+
+
+def _metadata(path: Path, filename: str) -> tuple[str, str, tuple[str, ...]]:
+    """Name, version and requirements by the core metadata of a wheel."""
+    _, data = _read_metadata(path, filename)
     message = email.parser.BytesParser(policy=email.policy.compat32).parsebytes(data, headersonly=True)
     name, version = normalised(str(message.get("Name") or "")), str(message.get("Version") or "").strip()
     if not name or not version:

@@ -179,6 +179,9 @@ class WheelOptions(Model):
     isolation: Flag = Field(
         False, description="`true`: pip fetches what pyproject.toml asks for; needs `network: host`"
     )
+    prepare: tuple[Argv, ...] = Field(
+        (), description="commands before the build, in the copy of the source; lists of arguments"
+    )
     requires: tuple[Pinned, ...] = Field(
         (), description="pinned requirements of the build, fetched from the index before it"
     )
@@ -187,6 +190,8 @@ class WheelOptions(Model):
 
     @model_validator(mode="after")
     def _one_way(self) -> WheelOptions:
+        if not all(self.prepare):
+            raise wrong("expected a list of lists of arguments, got an empty command", at=("prepare",))
         if self.isolation and self.requires:
             raise wrong("`requires` is for a build without `isolation`", at=("requires",))
         return self

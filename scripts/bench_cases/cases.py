@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from bench_cases import recompile
 from bench_cases.builders import REPOSITORY_ROOT, Builder, Ours, peers
 from bench_cases.content import CHANGED, DIRECTORIES, change_one
-from bench_cases.measure import Run, registry, timed
+from bench_cases.measure import Run, passing_registry, timed
 
 HERE = Path(__file__).resolve().parent
 # A file changed less than two seconds ago may change again within one tick of its time stamp, and is hashed again.
@@ -59,7 +58,6 @@ class Bench:
         self._ours = Ours(directory)
         self._peers = peers(directory)
         self._changes = 0
-        self._registries = 0
 
     @property
     def tree(self) -> Path:
@@ -102,7 +100,7 @@ class Bench:
                 builder.clean()
                 if builder is self._ours:
                     floors.append(self._floor(self.tree))
-                with self._registry() as host:
+                with passing_registry(self._directory) as host:
                     runs.append(self._build(builder, host, ()))
             builder.clean()
         return self._result("tree", seconds, floors)
@@ -128,7 +126,7 @@ class Bench:
         for builder in (self._ours, *self._peers):
             builder.clean()
             runs = seconds.setdefault(builder.name, [])
-            with self._registry() as host:
+            with passing_registry(self._directory) as host:
                 self._build(builder, host, directories)
                 for _ in range(max(self._runs, 3)):
                     change()
@@ -142,16 +140,6 @@ class Bench:
         run = builder.build(self._directory, directories, f"{host}/bench-tree:1")
         self._say(f"{builder.name}: {run.seconds:.2f} s")
         return run
-
-    @contextlib.contextmanager
-    def _registry(self) -> Iterator[str]:
-        self._registries += 1
-        directory = self._directory / f"registry-{self._registries}"
-        try:
-            with registry(directory) as host:
-                yield host
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
 
     def _floor(self, root: Path) -> float:
         """The floor now: taken just before each run of ours, since a busy host slows both alike."""

@@ -8,6 +8,7 @@ import os
 import resource
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -108,6 +109,16 @@ def registry(directory: Path) -> Iterator[str]:
             child.terminate()
             child.wait()
     raise BenchError("docker-registry does not start")
+
+
+@contextlib.contextmanager
+def passing_registry(directory: Path) -> Iterator[str]:
+    """An empty registry with a new directory below this one, which goes with it; gives HOST:PORT."""
+    with (
+        tempfile.TemporaryDirectory(dir=directory, prefix="registry-") as name,
+        registry(Path(name) / "it") as host,
+    ):
+        yield host
 
 
 def _listens(child: subprocess.Popen[bytes], host: str) -> bool:

@@ -7,20 +7,19 @@ for the wheels, and those are kept where --wheels says.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from bench_cases.builders import REPOSITORY_ROOT, Buildah, Docker, both
 from bench_cases.cases import Result
-from bench_cases.measure import BenchError, Run, read_result, registry, timed
+from bench_cases.measure import BenchError, Run, passing_registry, read_result, timed
 
 HERE = Path(__file__).resolve().parent
 REQUIREMENTS = HERE / "wheels.txt"
@@ -170,7 +169,6 @@ class WheelBench:
         self._peers = [UvAnd(directory, Buildah(directory))] if Buildah.is_there() else []
         if Docker.is_there():
             self._peers.append(UvAnd(directory, Docker()))
-        self._registries = 0
 
     def prepare(self) -> None:
         """Have the wheels."""
@@ -207,7 +205,7 @@ class WheelBench:
                 if builder is self._ours:
                     self._ours.lock(work, compression)
                     floors.append(self._floor(work, compression))
-                with self._registry() as host:
+                with passing_registry(self._directory) as host:
                     runs.append(self._build(builder, work, host, compression))
             builder.clean()
         return self._result(case, seconds, floors)
@@ -220,7 +218,7 @@ class WheelBench:
             for _ in range(self._runs):
                 builder.clean()
                 work = self._work(self._first())
-                with self._registry() as host:
+                with passing_registry(self._directory) as host:
                     self._build(builder, work, host, "zstd", "first image, ")
                     self._fill(work, requirements)
                     runs.append(self._build(builder, work, host, "zstd"))
@@ -253,16 +251,6 @@ class WheelBench:
         kind = "gzip" if compression == "gzip" else "zstd"
         wheels = sorted(str(path) for path in (work / "wheels").glob("*.whl"))
         return float(timed([sys.executable, str(HERE / "wheel_floor.py"), kind, *wheels]).stdout)
-
-    @contextlib.contextmanager
-    def _registry(self) -> Iterator[str]:
-        self._registries += 1
-        directory = self._directory / f"wheel-registry-{self._registries}"
-        try:
-            with registry(directory) as host:
-                yield host
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
 
     def _result(self, case: str, runs: dict[str, list[Run]], floors: Sequence[float]) -> Result:
         ours = runs.pop(self._ours.name)
