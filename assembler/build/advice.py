@@ -57,6 +57,10 @@ _HINTS: Final = (
         "add Python's headers to the step: `packages: {apt: [python3-dev]}`",
     ),
     (
+        r"fatal error: '?([\w./+-]+)'?(?:: No such file or directory| file not found)",
+        r"the devel base has no header `\1`: add the package that has it, often called `…-dev`, to the step",
+    ),
+    (
         r"ModuleNotFoundError|ImportError: .*undefined symbol",
         "a module of the wheel, or one that it needs, does not import in the devel base",
     ),

@@ -27,6 +27,8 @@ from assembler.errors import StepError
             "requires",
         ),
         ("fastsum.cpp:1:10: fatal error: Python.h: No such file or directory", "python3-dev"),
+        ("ops.cpp:3:10: fatal error: pybind11/pybind11.h: No such file or directory", "`pybind11/pybind11.h`"),
+        ("a.cpp:1:10: fatal error: 'numa.h' file not found", "`numa.h`"),
         ("fatal: unable to access 'https://x/': Could not resolve host: x", "network: host"),
     ],
 )

@@ -142,3 +142,17 @@ def test_wheel_meson_and_autotools(project: Path, program: Program, registry: Ru
     assert output_of_image(image) == "hello\nhello\n"
     notes = [json.loads(line).get("facts") for line in ended.stderr.splitlines() if '"facts"' in line]
     assert {note["step"] for note in notes if note} >= {"compile:wheel", "compile:meson", "compile:autotools"}
+
+
+def test_the_libraries_of_llama_cpp(project: Path, program: Program, registry: RunningRegistry) -> None:
+    """From their published source; the loader binds every symbol of theirs."""
+    image = program.ok(project / "ggml.yaml", "--push", f"{registry.host}/e2e/ggml:1")
+    assert output_of_image(image).split() == ["libggml-base.so", "libggml-cpu.so", "libggml.so"]
+
+
+def test_a_published_extension_in_an_environment(
+    project: Path, program: Program, registry: RunningRegistry
+) -> None:
+    """C++ from the index, compiled to a wheel, and imported in the virtual environment that it is laid into."""
+    image = program.ok(project / "greenlet.yaml", "--push", f"{registry.host}/e2e/greenlet:1")
+    assert output_of_image(image) == "42\n"

@@ -160,8 +160,49 @@ image: {cmd: [sh, -c, "/opt/hello/bin/hello && /opt/hello/bin/static"]}
     "[python3-dev, python3-pip, python3-setuptools, python3-wheel, meson, gcc, g++, libc6-dev, autoconf,"
     " automake, make, ccache]",
 )
+GGML = """\
+manifest: 1
+name: ggml
+devel: bases/debian-devel.yaml
+runtime: bases/debian-runtime.yaml
+sources: {llama: {sdist: llama-cpp-python==0.3.36, subdirectory: vendor/llama.cpp}}
+compile:
+  ggml:
+    toolchain: cmake
+    source: llama
+    packages: {apt: [cmake, ninja-build, g++, ccache]}
+    jobs-memory: 1g
+    cmake: {targets: [ggml], definitions: {GGML_NATIVE: "OFF", LLAMA_BUILD_TESTS: "OFF", LLAMA_BUILD_UI: "OFF"}}
+    artifacts: {libraries: "bin/*.so*"}
+layers:
+  - packages: {apt: [libgomp1, libstdc++6]}
+  - copy: {artifact: ggml.libraries, to: /app/}
+image:
+  env: {LD_PRELOAD: /app/libggml.so, LD_BIND_NOW: "1"}
+  cmd: [sh, -c, "grep -o 'libggml[a-z-]*[.]so' /proc/self/maps | sort -u"]
+"""
+GREENLET = """\
+manifest: 1
+name: greenlet
+devel: bases/debian-devel.yaml
+runtime: {manifest: bases/debian-python.yaml, with: {suite: bookworm}}
+sources: {greenlet: {sdist: greenlet==3.2.4}}
+compile:
+  greenlet:
+    toolchain: wheel
+    source: greenlet
+    packages: {apt: [python3-dev, python3-pip, python3-setuptools, python3-wheel, g++, libc6-dev, ccache]}
+    wheel: {imports: greenlet}
+    artifacts: {wheels: "wheelhouse/*.whl"}
+layers:
+  - wheels: {artifact: greenlet.wheels}
+image:
+  cmd: [/opt/venv/bin/python, -c, "import greenlet; print(greenlet.greenlet(lambda: 6 * 7).switch())"]
+"""
 FILES = {
     "cuda.yaml": CUDA,
+    "ggml.yaml": GGML,
+    "greenlet.yaml": GREENLET,
     "hip.yaml": HIP,
     "rust.yaml": RUST,
     "others.yaml": OTHERS,
