@@ -10,13 +10,14 @@ import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Final, TypeAlias
 
 from assembler.errors import NodeError, StepError, refused
 from assembler.pack import ustar
 from assembler.pack.compress import CHUNK
+from assembler.pack.inline import executor
 from assembler.pack.members import Archives, MemberReader
 from assembler.tree.entry import Entry, Slice, ZipMember
 
@@ -40,20 +41,23 @@ class ReadAhead:
     UntrustedInputError when a member of an archive is not what it says.
     """
 
-    def __init__(self, entries: Sequence[Entry], epoch: int, held: int, watch: Watch | None = None) -> None:
+    def __init__(
+        self, entries: Sequence[Entry], epoch: int, held: int, watch: Watch | None = None, *, inline: bool = False
+    ) -> None:
         self._archives = Archives()
         chunks = cut(entries, epoch, self._archives)
         self._chunks = watch(chunks) if watch else chunks
-        self._prover: ThreadPoolExecutor | None = None
-        self._readers = _READERS
+        self._prover: Executor | None = None
+        self._readers = 1 if inline else _READERS
         if any(isinstance(entry.content, ZipMember) for entry in entries):
             self._readers = 1  # parts of a member come one after the other
-            self._prover = ThreadPoolExecutor(1, "prove")
+            self._prover = executor(1, "prove", inline=inline)
         self._proofs: dict[int, Future[None]] = {}
         # One byte more than a chunk: a file that grew shows itself by it.
-        self._free = [memoryview(bytearray(CHUNK + 1)) for _ in range(_READERS + held)]
+        self._ahead = self._readers if inline else _READERS
+        self._free = [memoryview(bytearray(CHUNK + 1)) for _ in range(self._ahead + held)]
         self._reading: deque[tuple[list[Piece], memoryview, Future[int]]] = deque()
-        self._pool = ThreadPoolExecutor(self._readers, "read")
+        self._pool = executor(self._readers, "read", inline=inline)
 
     def __enter__(self) -> ReadAhead:
         return self
@@ -67,7 +71,7 @@ class ReadAhead:
     def __iter__(self) -> Iterator[memoryview]:
         """Chunks of `CHUNK` bytes; the last may be shorter."""
         while True:
-            while self._free and len(self._reading) < _READERS:
+            while self._free and len(self._reading) < self._ahead:
                 pieces = next(self._chunks, None)
                 if pieces is None:
                     break

@@ -15,11 +15,12 @@ import functools
 import os
 import struct
 import zlib
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from assembler.errors import RequestError
 from assembler.oci import media_types
+from assembler.pack.inline import executor
 
 Compression: TypeAlias = Literal["zstd", "gzip"]
 
@@ -86,24 +87,26 @@ def compressor_id(compression: Compression, level: int | None = None) -> str:
     return f"zstd libzstd-{version} level-{number} job-{_ZSTD_JOB}"
 
 
-def open_compressor(compression: Compression, level: int | None = None, threads: int | None = None) -> Compressor:
+def open_compressor(
+    compression: Compression, level: int | None = None, threads: int | None = None, *, inline: bool = False
+) -> Compressor:
     """A compressor with its threads running: by default as many as this process may use and profits from."""
     number = level_of(compression, level)
     count = min(len(os.sched_getaffinity(0)), _USEFUL_THREADS[compression]) if threads is None else max(1, threads)
-    return _Zstd(number, count) if compression == "zstd" else _Gzip(number, count)
+    return (_Zstd if compression == "zstd" else _Gzip)(number, count, inline=inline)
 
 
 class _Zstd:
     """One frame, made by libzstd's own workers; one thread of ours feeds them and waits for them."""
 
-    def __init__(self, level: int, threads: int) -> None:
+    def __init__(self, level: int, threads: int, *, inline: bool) -> None:
         import zstandard
 
         _give_back_memory()
         self.threads = threads
         parameters = zstandard.ZstdCompressionParameters.from_level(level, threads=threads, job_size=_ZSTD_JOB)
         self._stream: Any = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
-        self._feeder = ThreadPoolExecutor(1, "zstd")
+        self._feeder = executor(1, "zstd", inline=inline)
 
     def compress(self, chunk: memoryview) -> Future[bytes]:
         return self._feeder.submit(self._stream.compress, chunk)
@@ -132,10 +135,10 @@ def _give_back_memory() -> None:
 class _Gzip:
     """One member (RFC 1952), made of blocks that end at a byte boundary (zlib's Z_SYNC_FLUSH)."""
 
-    def __init__(self, level: int, threads: int) -> None:
+    def __init__(self, level: int, threads: int, *, inline: bool) -> None:
         self.threads = threads
         self._level = level
-        self._pool = ThreadPoolExecutor(threads, "gzip")
+        self._pool = executor(threads, "gzip", inline=inline)
         self._before = b""
         self._begun = False
         self._checksum = 0

@@ -14,10 +14,11 @@ import struct
 import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, Final
 
 from assembler.pack.compress import Compression, compressor_id, level_of
+from assembler.pack.inline import executor
 from assembler.pack.members import MemberReader
 from assembler.tree.entry import Entry, ZipMember
 
@@ -29,10 +30,10 @@ _SHORT: Final = 4 << 10
 _SHORT_SETTINGS: Final = (4, zlib.DEFLATED, -9, 1)
 
 
-def open_splicer(level: int | None = None, threads: int | None = None) -> Splicer:
+def open_splicer(level: int | None = None, threads: int | None = None, *, inline: bool = False) -> Splicer:
     """A splicer with its threads running; `level` is for what has to be deflated after all."""
     count = min(len(os.sched_getaffinity(0)), _USEFUL_THREADS) if threads is None else max(1, threads)
-    return Splicer(level_of("gzip", level), count)
+    return Splicer(level_of("gzip", level), count, inline=inline)
 
 
 def splicer_id(level: int | None = None) -> str:
@@ -48,10 +49,10 @@ def is_spliced(entries: Iterable[Entry], compression: Compression) -> bool:
 class Splicer:
     """A `Compressor` that is told by `watch` what the chunks are made of."""
 
-    def __init__(self, level: int, threads: int) -> None:
+    def __init__(self, level: int, threads: int, *, inline: bool = False) -> None:
         self.threads = threads
         self._level = level
-        self._pool = ThreadPoolExecutor(threads, "splice")
+        self._pool = executor(threads, "splice", inline=inline)
         self._expected: deque[list[Any]] = deque()
 
     def watch(self, chunks: Iterable[list[Any]]) -> Iterator[list[Any]]:

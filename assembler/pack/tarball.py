@@ -12,7 +12,7 @@ import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ from assembler.pack.compress import (
     media_type,
     open_compressor,
 )
+from assembler.pack.inline import executor
 from assembler.pack.splice import is_spliced, open_splicer, splicer_id
 from assembler.tree.builder import arrange
 from assembler.tree.entry import Entry
@@ -77,13 +78,14 @@ def pack(
     follower: Follower | None = None,
     tap: Tap | None = None,
     watch: Watch | None = None,
+    inline: bool = False,
 ) -> PackedLayer:
     """Pack `entries` into a layer of `store`. Equal entries give equal bytes, in whatever order they come.
 
     `epoch` is the time of every entry, in seconds since 1970. `progress` is told the uncompressed bytes that are
     through so far. `follower` may read the blob while it grows, `tap` gets the tar before it is compressed, and
-    `watch` sees what its chunks are made of; what they raise ends the packing. Nothing is stored unless all went
-    well.
+    `watch` sees what its chunks are made of; what they raise ends the packing. With `inline` only zstd has threads
+    of its own, as for layers that are packed beside each other. Nothing is stored unless all went well.
 
     StepError when a file is not as large as its entry says, NodeError when one cannot be read or the store
     cannot be written.
@@ -94,15 +96,15 @@ def pack(
         blob = stack.enter_context(store.writer())
         compressor: Compressor
         if spliced:
-            compressor = splicer = open_splicer(level, threads)
+            compressor = splicer = open_splicer(level, threads, inline=inline)
             watch = splicer.watch
         else:
-            compressor = open_compressor(compression, level, threads)
+            compressor = open_compressor(compression, level, threads, inline=inline)
         stack.callback(compressor.close)
         if follower:
             follower.begin(blob.path)
-        run = stack.enter_context(_Run(compressor, blob, follower, progress, store, tap))
-        run.pack(stack.enter_context(ReadAhead(arranged, epoch, run.ahead, watch)))
+        run = stack.enter_context(_Run(compressor, blob, follower, progress, store, tap, inline=inline))
+        run.pack(stack.enter_context(ReadAhead(arranged, epoch, run.ahead, watch, inline=inline)))
         digest = Digest("sha256:" + run.packed.hexdigest())
         commit(blob, digest, store)
     descriptor = layer_descriptor(digest, run.packed_bytes, compression, level, spliced=spliced)
@@ -169,6 +171,8 @@ class _Run:
         progress: Callable[[int], None] | None,
         store: Store,
         tap: Tap | None,
+        *,
+        inline: bool,
     ) -> None:
         self.plain = hashlib.sha256()
         self.packed = hashlib.sha256()
@@ -181,13 +185,14 @@ class _Run:
         self._progress = progress
         self._store = store
         self._tap = tap
-        self.ahead = compressor.threads + 2
-        self._pools: list[ThreadPoolExecutor] = []
+        self.ahead = 1 if inline else compressor.threads + 2
+        self._inline = inline
+        self._pools: list[Executor] = []
         self._hasher = self._pool(1, "hash")
         self._writer = self._pool(1, "write")
 
-    def _pool(self, threads: int, name: str) -> ThreadPoolExecutor:
-        pool = ThreadPoolExecutor(threads, name)
+    def _pool(self, threads: int, name: str) -> Executor:
+        pool = executor(threads, name, inline=self._inline)
         self._pools.append(pool)
         return pool
 

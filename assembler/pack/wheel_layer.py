@@ -82,6 +82,7 @@ def pack_group(
     epoch: int,
     created_by: str,
     threads: int | None = None,
+    inline: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> PackedLayer:
     """Pack the layer of a group. `open_wheel` gives the file of a wheel, whose hash somebody has verified.
@@ -96,5 +97,6 @@ def pack_group(
         epoch=epoch,
         created_by=created_by,
         threads=threads,
+        inline=inline,
         progress=progress,
     )

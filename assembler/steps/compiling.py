@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from assembler.errors import LockError, placed
@@ -136,11 +137,6 @@ def _prepared(assembly: Assembly, plan: Plan, step: Step, budget: Budget) -> Cal
     image = toolchain(assembly, plan, scope_step=toolchain_id(scope, name), wanted=description.packages.apt)
     inputs = input_fields(assembly.source_inputs(scope, description.source))
 
-    def emit(event: Event) -> None:
-        if isinstance(event, Note) and event.facts:
-            session.compiler_caches.append(event.facts)
-        session.emit(event)
-
     def compile_it() -> None:
         with session.step(step.id, "compile", step.name, step.key) as report:
             bundle = compile_step(
@@ -157,7 +153,7 @@ def _prepared(assembly: Assembly, plan: Plan, step: Step, budget: Budget) -> Cal
                 keep=session.options.keep,
                 offline=session.options.offline,
                 secrets=session.options.secrets,
-                emit=emit,
+                emit=partial(_heard, session),
                 step=step.id,
             )
             report.detail = f"{bundle.files} files"
@@ -173,6 +169,13 @@ def _prepared(assembly: Assembly, plan: Plan, step: Step, budget: Budget) -> Cal
         )
 
     return compile_it
+
+
+def _heard(session: Session, event: Event) -> None:
+    """Pass an event on; what compiler caches say goes into the result, too."""
+    if isinstance(event, Note) and event.facts:
+        session.compiler_caches.append(event.facts)
+    session.emit(event)
 
 
 def _label(found: tuple[Any, str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from assembler.steps import image_files, layers
 from assembler.steps.host_files import CopiedLayer, copied_layer
 from assembler.steps.places import source_errors
 from assembler.steps.session import StepReport
-from assembler.steps.side_by_side import SideBySide, width
+from assembler.steps.side_by_side import SideBySide, fills_host, width
 from assembler.steps.wish import Wish
 from assembler.tree.entry import Entry
 from assembler.units import size_text
@@ -42,10 +43,11 @@ def make_layers(assembly: Assembly, plan: Plan, steps: Sequence[Step]) -> dict[s
             _remember(wish, packed, made, report)
         return step.id, packed.layer
 
-    with SideBySide[tuple[str, BlobLayer]](width(), assembly.session.stop) as beside:
+    at_once = min(width(), len(steps))
+    with SideBySide[tuple[str, BlobLayer]](at_once, assembly.session.stop) as beside:
         for step in steps:
             layer = assembly.loaded.layers[step.layer or 0]
-            wish = _wish(assembly, step, layer, ())
+            wish = replace(_wish(assembly, step, layer, ()), inline=fills_host(at_once))
             with placed(layer.place):
                 entries = None if wish.twin_is_there else entries_of(assembly, plan, step)
             beside.add(partial(job, step, wish, entries))

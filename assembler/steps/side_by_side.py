@@ -21,6 +21,11 @@ def width() -> int:
     return 1 if cores == 1 else 2 if cores < 8 else 3
 
 
+def fills_host(at_once: int) -> bool:
+    """Are so many layers enough for every processor, if each is packed by one thread?"""
+    return at_once >= len(os.sched_getaffinity(0))
+
+
 class SideBySide(Generic[Result]):
     """Runs jobs, `at_once` of them. A context manager: when the block ends all of them have.
 

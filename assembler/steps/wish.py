@@ -27,7 +27,8 @@ class Wish:
 
     `step` is told the progress, `created_by` is the layer's line of history, `epoch` the time of its entries.
     `inputs` are the digests (hexadecimal SHA-256) of packages and archives that it is made of, for its record.
-    With `sending`, the layer is sent while it is packed; a twin follows when the image is pushed.
+    With `sending`, the layer is sent while it is packed; a twin follows when the image is pushed. `inline` says
+    that as many layers are packed at once as fill the host: see `assembler.pack.inline`.
     """
 
     session: Session
@@ -40,6 +41,7 @@ class Wish:
     epoch: int = 0
     inputs: tuple[str, ...] = ()
     sending: Sending | None = None
+    inline: bool = False
 
     def pack(self, entries: Sequence[Entry]) -> tuple[PackedLayer, dict[str, PackedLayer]]:
         """The layer of these entries, and all layers that were made by that, by key; not yet remembered."""
@@ -83,6 +85,7 @@ class Wish:
             created_by=self.created_by,
             progress=progress,
             follower=follower,
+            inline=self.inline,
         )
         return packed, {self.key: packed}
 

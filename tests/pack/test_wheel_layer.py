@@ -84,6 +84,7 @@ def packed(
         epoch=epoch,
         created_by="wheels demo",
         threads=threads,
+        inline=threads == 1,
     )
 
 
