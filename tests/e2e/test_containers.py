@@ -138,7 +138,7 @@ def test_another_checkout_starts_no_compiler_and_a_change_compiles_one_file(
     (found,) = json.loads(program.ok(manifest, "--json"))
     assert (found["digest"], found["compiler_caches"]) == (pushed.partition("@")[2], [])
     source = tmp_path / "checkout/hello/hello.c"
-    source.write_text(source.read_text().replace("return 0", "return 7"))
+    source.write_text(source.read_text().replace("return 0", "return 0 * 7"))
     (found,) = json.loads(program.ok(manifest, "--json"))
     assert found["compiler_caches"] == [{"step": "compile:hello", "cache": "ccache", "hits": 1, "misses": 1}]
     (found,) = json.loads(program.ok(manifest, "--json"))
