@@ -27,16 +27,17 @@ class JobNeeds:
 
 
 class Budget:
-    """What `steps` compile steps have together. `memory` None: nobody looks at it, since the user said how many
-    jobs there are to be.
+    """What `steps` compile steps have together, of which `at_once` are under way. `memory` None: nobody looks at
+    it, since the user said how many jobs there are to be.
     """
 
-    def __init__(self, processors: int, memory: int | None, steps: int = 1) -> None:
+    def __init__(self, processors: int, memory: int | None, steps: int = 1, at_once: int | None = None) -> None:
         self._processors = max(1, processors)
         self._memory = memory
         self._free_processors = self._processors
         self._free_memory = memory or 0
         self._steps = steps
+        self._at_once = at_once or steps
         self._leases = 0
         self._stopped = False
         self._change = threading.Condition()
@@ -81,7 +82,8 @@ class Budget:
 
     def _share(self, needs: JobNeeds, most: int) -> int:
         fit = self._fitting(self._free_processors, self._free_memory, needs)
-        share = max(_LEAST, self._processors // needs.processors // max(1, self._steps))
+        under_way = max(1, min(self._steps, self._at_once))
+        share = max(_LEAST, self._processors // needs.processors // under_way)
         return max(1, min(most, fit, share))
 
     def step_ended(self) -> None:

@@ -50,7 +50,7 @@ class Commands:
         hide = self.secrets.hide
         try:
             self.container.run(
-                command.argv if command.fetches else (*self.before, *command.argv),
+                command.behind(self.before),
                 env={**environment, **command.environment, **self.secrets.environment},
                 mounts=(*self.mounts, *self.secrets.mounts, *tools),
                 workdir=command.workdir,
@@ -59,7 +59,8 @@ class Commands:
                 on_line=lambda line: self.emit(StepOutput(step=step or self.step, line=hide(line))),
             )
         except StepError as error:
-            fact = error.fact.replace(command_text((*self.before, *command.argv)), command_text(command.argv))
+            called = command.called or command_text(command.argv)
+            fact = error.fact.replace(command_text(command.behind(self.before)), called)
             raise StepError(hide(fact), hint=error.hint, detail=[*map(hide, error.detail)]) from None
         finally:
             self.secrets.clean(self.log)

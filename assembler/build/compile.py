@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -19,13 +20,13 @@ from assembler.build.compiler_cache import (
     CompilerCache,
     compiler_cache,
     hits_note,
+    programs_of,
     trouble,
 )
 from assembler.build.container import Buildah, Container, Network
 from assembler.build.harvest import ArtifactBundle, Harvest, write_bundle
 from assembler.build.indexes import index_settings
 from assembler.build.mounting import Mount
-from assembler.build.noise import command_text
 from assembler.build.prepared import PreparedBuild
 from assembler.build.products import Products
 from assembler.build.secrets import Secrets
@@ -38,6 +39,7 @@ from assembler.oci.layout import Store
 from assembler.process import paste_line
 
 _NONE: Final[Mapping[str, Path]] = MappingProxyType({})
+_LOCATE: Final = 'command -v "$1" || echo; echo "$PATH"'
 _LIBRARY_MISSING: Final = "error while loading shared libraries"
 
 
@@ -180,22 +182,29 @@ class _Work:
         """Does anything of it use the network?"""
         return self.description.network == "host" or any(command.fetches for command in self.toolchain.commands)
 
+    @property
+    def most_jobs(self) -> int:
+        """As many jobs as the step may have, which is what `toolchain` was made for."""
+        return self.budget.most(self.needs)
+
     def network(self, command: Command) -> Network:
         """The network of a command."""
         return "none" if self.offline else "host" if command.fetches else self.description.network
 
     def with_compiler_cache(self, container: Container) -> _Work:
         """The work as it is done in this container. StepError when that lacks a program."""
+        kind, way = self.description.compiler_cache, self.toolchain.cached
         wanted = [name for name in self.toolchain.programs if name]
-        there = container.programs(wanted)
+        there = container.programs([*wanted, *programs_of(kind, way)])
         for name in wanted:
             if name not in there:
                 raise toolchains.missing_program(name, self.label)
         found = compiler_cache(
-            self.description.compiler_cache,
-            container,
+            kind,
+            there,
+            partial(container.ask, _LOCATE),
             {**self.toolchain.environment, **self.description.env},
-            way=self.toolchain.cached,
+            way=way,
             cuda=self.accelerator is not None and bool(self.accelerator.cuda),
             cache=self.cache,
             network=self.description.network == "host" and not self.offline,
@@ -213,10 +222,6 @@ class _Work:
                 os.utime(mount.source)  # a cache is used now: `assemble gc` frees old ones
         return work
 
-    def argv(self, command: Command) -> tuple[str, ...]:
-        """A command as it is run."""
-        return command.argv if command.fetches else (*self.compiler_cache.before, *command.argv)
-
     def script(self, container: Container) -> rerun.Script:
         """How the commands are run again by hand; it lies beside the log."""
         return rerun.Script(
@@ -224,7 +229,7 @@ class _Work:
             container=container,
             commands=tuple(
                 container.command(
-                    self.argv(command),
+                    command.behind(self.compiler_cache.before),
                     env={**self.compiler_cache.environment, **command.environment, **self.secrets.environment},
                     mounts=(*self.mounts, *self.secrets.mounts),
                     workdir=command.workdir,
@@ -251,7 +256,7 @@ class _Work:
             label=self.label,
             secrets=self.secrets,
         )
-        most, tried_again = self.budget.most(self.needs), False
+        most, tried_again = self.most_jobs, False
         index = 0
         while index < len(self.toolchain.commands):
             command, jobs = self.toolchain.commands[index], most
@@ -265,7 +270,7 @@ class _Work:
             except StepError as error:
                 out_of_memory = advice.ran_out_of_memory(error, advice.end_of(self.log, start))
                 if not out_of_memory or tried_again or jobs == 1:
-                    raise self._failure(error, command, start) from error
+                    raise self._failure(error, start) from error
                 tried_again, most = True, jobs // 2
                 text = f"{self.label}: it ran out of memory with {jobs} jobs; trying again with {most}"
                 self.emit(Note(text=text, level="warning"))
@@ -280,7 +285,9 @@ class _Work:
 
     def _run(self, runner: Commands, index: int, jobs: int) -> None:
         """Run one of the commands with so many jobs."""
-        toolchain = toolchain_of(self.description, self.accelerator, jobs, self.source)
+        toolchain = self.toolchain
+        if jobs != self.most_jobs:
+            toolchain = toolchain_of(self.description, self.accelerator, jobs, self.source)
         command = toolchain.commands[index]
         environment = {
             **self.compiler_cache.environment,
@@ -308,12 +315,10 @@ class _Work:
                 scratch=self.tools,
             )
 
-    def _failure(self, error: StepError, command: Command, start: int) -> StepError:
+    def _failure(self, error: StepError, start: int) -> StepError:
         """The same error with the place, the log, the line that runs the step again, and advice."""
         end = advice.end_of(self.log, start)
-        hint, fact = error.hint, error.fact
-        if command.called:
-            fact = fact.replace(command_text(command.argv), command.called)
+        hint = error.hint
         if advice.ran_out_of_memory(error, end):
             hint = advice.MEMORY
         elif _LIBRARY_MISSING in end and self.description.cmake and not self.description.cmake.install:
@@ -322,7 +327,7 @@ class _Work:
                 " and artifacts are taken from what is installed"
             )
         return StepError(
-            fact,
+            error.fact,
             place=self.label,
             hint=hint or advice.hint_for(end),
             detail=[

@@ -13,18 +13,17 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from assembler.build.container import Container
 from assembler.build.mounting import Mount
+from assembler.build.toolchains import Way
 from assembler.errors import StepError
 from assembler.events import Note
+from assembler.manifest.steps import CompilerCacheKind as Kind
 from assembler.process import which
-
-Kind = Literal["ccache", "sccache", "none"]
 
 CCACHE: Final = "ccache"
 SCCACHE: Final = "sccache"
@@ -100,12 +99,18 @@ class CompilerCache:
                 file.write(self.settings)
 
 
+def programs_of(kind: Kind, way: Way) -> tuple[str, ...]:
+    """What has to be known of the container's programs."""
+    return () if kind == "none" else (kind, *(COMPILERS if way == "path" else ()))
+
+
 def compiler_cache(
     kind: Kind,
-    container: Container,
+    there: frozenset[str],
+    locate: Callable[[str], Sequence[str]],
     environment: Mapping[str, str],
     *,
-    way: Literal["launcher", "path"],
+    way: Way,
     cuda: bool,
     cache: Path,
     network: bool,
@@ -113,18 +118,18 @@ def compiler_cache(
 ) -> CompilerCache:
     """The compiler cache of a step. Without ccache in the container, and ccache wished for, there is none.
 
-    `environment` is the step's, which wins. `way` says how the cache gets before the compilers: asked for by
-    CMake, or found first on PATH. `cuda`: torch's extensions are told of it too. `network`: do its commands have
-    one?
+    `there` are those of `programs_of` that the container has; `locate` gives the place of a program in it, empty
+    when it has none, and its PATH. `environment` is the step's, which wins. `way` says how the cache gets before
+    the compilers. `cuda`: torch's extensions are told of it too. `network`: do its commands have one?
 
     StepError when sccache is wished for and is neither in the container nor on this host.
     """
     if kind == "none":
         return CompilerCache(environment={"CCACHE_DISABLE": "1", **environment})
-    there = container.programs([kind, *(COMPILERS if way == "path" else ())])
     if kind == CCACHE and CCACHE not in there:
         return CompilerCache(environment=environment)
-    program, path = container.ask('command -v "$1" || echo; echo "$PATH"', kind)
+    # CMake finds ccache by its name: nothing has to be asked for that.
+    program, path = (CCACHE, "") if kind == CCACHE and way == "launcher" else locate(kind)
     lent: tuple[Mount, ...] = ()
     if not program:
         program, lent = _PROGRAM, (Mount(source=_of_this_host(step), target=_PROGRAM),)

@@ -17,6 +17,9 @@ from assembler.errors import StepError
 SOURCE: Final = "/src"
 BUILD: Final = "/build"
 
+Way = Literal["launcher", "path"]
+"""How a compiler cache gets before the compilers: asked for by CMake, or found first on PATH."""
+
 _INSTALLED: Final = "assemble-installed"
 _GENERATOR_PROGRAMS: Final = {"Ninja": "ninja", "Ninja Multi-Config": "ninja", "Unix Makefiles": "make"}
 _PACKAGES: Final = {
@@ -88,6 +91,10 @@ class Command:
     serial: bool = False
     called: str = ""
 
+    def behind(self, words: tuple[str, ...]) -> tuple[str, ...]:
+        """Its argument list behind these words; what only fetches goes without them."""
+        return self.argv if self.fetches else (*words, *self.argv)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
@@ -105,7 +112,7 @@ class Prepared:
 class Toolchain:
     """What a compile step does: commands in order, their environment, and where artifacts are, below `/build`.
 
-    `cached` says how a compiler cache gets before the compilers: asked for by CMake, or found first on PATH.
+    `cached` says how a compiler cache gets before the compilers.
     `caches` are directories of our cache by name, and where the container has them; they are shared by steps that
     run at the same time, so whoever uses one has to lock it. `tools` are files of ours by their place there.
     """
@@ -117,7 +124,7 @@ class Toolchain:
     caches: Mapping[str, str] = field(default_factory=dict)
     tools: Mapping[str, Path] = field(default_factory=dict)
     prepared: Prepared | None = None
-    cached: Literal["launcher", "path"] = "launcher"
+    cached: Way = "launcher"
 
 
 def cmake(options: CMakeWish, accelerator: AcceleratorWish | None, jobs: int) -> Toolchain:

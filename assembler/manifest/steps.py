@@ -34,9 +34,19 @@ from assembler.manifest.toolchains import (
     Word,
 )
 
-__all__ = ["CMakeOptions", "CompileStep", "Network", "Packages", "ScriptOptions", "Source", "Word"]
+__all__ = [
+    "CMakeOptions",
+    "CompileStep",
+    "CompilerCacheKind",
+    "Network",
+    "Packages",
+    "ScriptOptions",
+    "Source",
+    "Word",
+]
 
 Network = Literal["none", "host"]
+CompilerCacheKind = Literal["ccache", "sccache", "none"]
 
 
 def _sha256(text: str) -> str:
@@ -148,7 +158,7 @@ class CompileStep(Model):
     )
     ssh: Flag = Field(False, description="`true`: commands may use the ssh agent of whoever runs this")
     strip: Flag = Field(True, description="strip debug information from what is harvested")
-    compiler_cache: Literal["ccache", "sccache", "none"] = Field(
+    compiler_cache: CompilerCacheKind = Field(
         "ccache",
         description="what keeps compiled objects for later runs: `ccache` where the devel base has it, or"
         " `sccache`, of the devel base or this host, with its own settings for S3, Redis and the like",

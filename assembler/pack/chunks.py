@@ -48,16 +48,16 @@ class ReadAhead:
         chunks = cut(entries, epoch, self._archives)
         self._chunks = watch(chunks) if watch else chunks
         self._prover: Executor | None = None
-        self._readers = 1 if inline else _READERS
+        readers = _READERS
         if any(isinstance(entry.content, ZipMember) for entry in entries):
-            self._readers = 1  # parts of a member come one after the other
+            readers = 1  # parts of a member come one after the other
             self._prover = executor(1, "prove", inline=inline)
         self._proofs: dict[int, Future[None]] = {}
         # One byte more than a chunk: a file that grew shows itself by it.
-        self._ahead = self._readers if inline else _READERS
+        self._ahead = 1 if inline else _READERS
         self._free = [memoryview(bytearray(CHUNK + 1)) for _ in range(self._ahead + held)]
         self._reading: deque[tuple[list[Piece], memoryview, Future[int]]] = deque()
-        self._pool = executor(self._readers, "read", inline=inline)
+        self._pool = executor(readers, "read", inline=inline)
 
     def __enter__(self) -> ReadAhead:
         return self

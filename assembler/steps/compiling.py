@@ -80,11 +80,6 @@ def stack_image(assembly: Assembly, plan: Plan, index: int, *, packages_only: bo
     return image_for(assembly.session, append(assembly.runtime.image(), assembly.blobs(plan, below)))
 
 
-def compile_one(assembly: Assembly, plan: Plan, step: Step) -> None:
-    """Run one compile step and keep its artifacts under its key."""
-    compile_all(assembly, plan, [step])
-
-
 def compile_all(assembly: Assembly, plan: Plan, steps: Sequence[Step]) -> None:
     """Run compile steps side by side, since none needs another, and keep their artifacts under their keys.
 
@@ -93,25 +88,26 @@ def compile_all(assembly: Assembly, plan: Plan, steps: Sequence[Step]) -> None:
     """
     if not steps:
         return
-    budget = job_budget(assembly.session, len(steps))
+    at_once = min(len(steps), _AT_ONCE)
+    budget = _budget(assembly.session, len(steps), at_once)
     buildah = assembly.session.buildah
 
     def stop() -> None:
         budget.stop()
         buildah.group.end()
 
-    with SideBySide[None](min(len(steps), _AT_ONCE), assembly.session.stop, stop) as beside:
+    with SideBySide[None](at_once, assembly.session.stop, stop) as beside:
         for step in steps:
             beside.add(_prepared(assembly, plan, step, budget))
 
 
-def job_budget(session: Session, steps: int) -> Budget:
+def _budget(session: Session, steps: int, at_once: int) -> Budget:
     """What compile steps have together: as many jobs as were asked for, or processors and memory of this host."""
     from assembler.build.budget import Budget
     from assembler.build.node import memory_bytes, processors
 
     wanted = session.options.jobs
-    return Budget(wanted, None, steps) if wanted else Budget(processors(), memory_bytes(), steps)
+    return Budget(wanted or processors(), None if wanted else memory_bytes(), steps, at_once)
 
 
 def _prepared(assembly: Assembly, plan: Plan, step: Step, budget: Budget) -> Callable[[], None]:

@@ -104,7 +104,7 @@ def built_wheels(assembly: Assembly, house: House) -> tuple[HouseWheel, ...]:
         raise LockError(f"`{step.name}` cannot be compiled before it is locked", place=house.layer.place)
     record = store.record(step.key)
     if record is None or not store.has(Digest.parse(record["bundle"])):
-        compiling.compile_one(assembly, plan, step)
+        compiling.compile_all(assembly, plan, [step])
         record = store.record(step.key) or {}
     bundle = Digest.parse(record["bundle"])
     artifact = house.artifact.partition(".")[2]

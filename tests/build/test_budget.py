@@ -39,6 +39,12 @@ def test_two_share_and_the_last_has_all() -> None:
         assert jobs == 8
 
 
+def test_steps_that_wait_for_others_to_end_have_no_share_yet() -> None:
+    budget = Budget(16, None, steps=10, at_once=2)
+    with budget.lease(ONE, 99) as first, budget.lease(ONE, 99) as second:
+        assert (first, second) == (8, 8)
+
+
 @pytest.mark.parametrize(
     ("budget", "needs"),
     [

@@ -3,8 +3,57 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from pathlib import Path
 
-from assembler.build.compiler_cache import ccache_hits, launchers, remote_settings, sccache_hits
+from assembler.build.compiler_cache import (
+    CompilerCache,
+    ccache_hits,
+    compiler_cache,
+    launchers,
+    remote_settings,
+    sccache_hits,
+)
+from assembler.build.toolchains import Way
+
+
+def ccache(environment: Mapping[str, str], *, way: Way, path: str = "/usr/bin") -> CompilerCache:
+    """That of a container with ccache and gcc, whose PATH is this."""
+    return compiler_cache(
+        "ccache",
+        frozenset(("ccache", "gcc")),
+        lambda name: (f"/usr/bin/{name}", path),
+        environment,
+        way=way,
+        cuda=False,
+        cache=Path("/nowhere"),
+        network=False,
+        step="demo",
+    )
+
+
+def test_ccache_goes_before_every_compiler_unless_the_manifest_says_otherwise() -> None:
+    environment = ccache({"CMAKE_CUDA_COMPILER_LAUNCHER": ""}, way="launcher").environment
+    told = {name: value for name, value in environment.items() if name.endswith("_COMPILER_LAUNCHER")}
+    assert told == {
+        "CMAKE_C_COMPILER_LAUNCHER": "ccache",
+        "CMAKE_CXX_COMPILER_LAUNCHER": "ccache",
+        "CMAKE_CUDA_COMPILER_LAUNCHER": "",
+        "CMAKE_HIP_COMPILER_LAUNCHER": "ccache",
+        "CMAKE_OBJC_COMPILER_LAUNCHER": "ccache",
+        "CMAKE_OBJCXX_COMPILER_LAUNCHER": "ccache",
+    }
+    assert environment["CCACHE_DIR"] == "/cache/ccache"
+    assert environment["CCACHE_COMPILERCHECK"] == "content", "times of a compiler differ between equal images"
+
+
+def test_a_script_finds_ccache_on_its_path() -> None:
+    found = ccache({"A": "b"}, way="path", path="/opt/bin:/usr/bin")
+    assert found.environment["PATH"] == "/cache/compilers:/opt/bin:/usr/bin"
+    assert found.environment["A"] == "b"
+    assert "CMAKE_C_COMPILER_LAUNCHER" not in found.environment, "ccache must not start ccache"
+    assert found.environment["CMAKE_CUDA_COMPILER_LAUNCHER"] == "ccache"
+    assert found.links == {"gcc": "/usr/bin/ccache"}
 
 
 def test_cmake_is_told_for_every_language() -> None:
