@@ -132,7 +132,16 @@ def _options(arguments: Namespace) -> Options:
         keep=getattr(arguments, "keep", False),
         secrets={name: Path(path) for name, path in _pairs(getattr(arguments, "secret", []), "--secret").items()},
         insecure=tuple(arguments.insecure),
+        cache_from=_repositories(arguments, "cache_from"),
+        cache_to=_repositories(arguments, "cache_to"),
     )
+
+
+def _repositories(arguments: Namespace, name: str) -> tuple[str, ...]:
+    """Shared caches that an option names; without it those of `ASSEMBLE_CACHE_FROM` and `ASSEMBLE_CACHE_TO`."""
+    if not hasattr(arguments, name):
+        return ()
+    return tuple(getattr(arguments, name) or os.environ.get(f"ASSEMBLE_{name.upper()}", "").split())
 
 
 def _cache(arguments: Namespace) -> Any:
@@ -176,6 +185,7 @@ def _recalled(arguments: Namespace) -> list[dict[str, Any]] | None:
         push=arguments.push,
         outputs=arguments.output,
         compression=arguments.compression,
+        cache_to=_repositories(arguments, "cache_to"),
     )
     result = unchanged.recall(_cache(arguments), facts, tuple(arguments.insecure))
     if result is None:

@@ -227,6 +227,7 @@ def _build(verb: argparse.ArgumentParser) -> None:
         help="write a directory (oci:DIR) or one file (oci-archive:FILE)",
     )
     _overrides(verb)
+    _shared(verb, writes=True)
     locking = _locking(verb)
     _many(locking, "--update", "NAME", "resolve this entry of the lock again; may be repeated")
     running = _running(verb)
@@ -240,6 +241,7 @@ def _build(verb: argparse.ArgumentParser) -> None:
 def _plan(verb: argparse.ArgumentParser) -> None:
     _manifests(verb)
     _overrides(verb)
+    _shared(verb)
     _locking(verb)
     _running(verb)
 
@@ -332,6 +334,15 @@ def _overrides(verb: argparse.ArgumentParser, *, image: bool = True) -> None:
             metavar="{zstd,gzip,both}",
             help="of our layers; `both` makes an index of a gzip image and its zstd twin",
         )
+
+
+def _shared(verb: argparse.ArgumentParser, *, writes: bool = False) -> None:
+    group = verb.add_argument_group("shared cache: results of steps, by key, in a registry (each may be repeated)")
+    text = "take from there what other nodes have made; default: $ASSEMBLE_CACHE_FROM"
+    _many(group, "--cache-from", "REPOSITORY", text)
+    if writes:
+        text = "keep there what this one makes; default: $ASSEMBLE_CACHE_TO"
+        _many(group, "--cache-to", "REPOSITORY", text)
 
 
 def _locking(verb: argparse.ArgumentParser) -> argparse._ArgumentGroup:

@@ -51,6 +51,7 @@ class Result:
     """One assembled image: its digest, where it was put, and what that moved.
 
     `compiler_caches` has one object for each step that compiled with one: `step`, `cache`, `hits`, `misses`.
+    `shared_cache` counts the results of steps that were `found` in a shared cache, and `written` to one.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Result:
     bytes_pulled: int = 0
     size: int = 0
     compiler_caches: tuple[Mapping[str, str | int], ...] = ()
+    shared_cache: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The result as `--json` prints it."""
@@ -75,6 +77,7 @@ class Result:
             "bytes_pulled": self.bytes_pulled,
             "size": self.size,
             "compiler_caches": [dict(cache) for cache in self.compiler_caches],
+            "shared_cache": dict(self.shared_cache),
         }
 
 
@@ -101,7 +104,9 @@ def plan(request: Request, options: Options | None = None, emit: Emit = ignore) 
     loaded = _load(request)
     with Session(options or Options(), emit) as session:
         return [
-            plan_in_both(*[assembly.plan() for assembly in _assemblies(session, manifest, platform)])
+            plan_in_both(
+                *[assembly.consulted(assembly.plan()) for assembly in _assemblies(session, manifest, platform)]
+            )
             for manifest in loaded
             for platform in _platforms(request, manifest.manifest)
         ]
@@ -158,6 +163,7 @@ def _build_one(session: Session, request: Request, targets: publishing.Targets, 
     ]
     built: list[BuiltImage] = [assembly.build() for assembly in assemblies]
     published = publishing.publish(session, targets, built)
+    session.shared.export(assemblies, built, targets.push)
     references = tuple(str(reference.at(published.digest)) for reference in targets.push)
     result = Result(
         name=loaded.manifest.name,
@@ -169,9 +175,11 @@ def _build_one(session: Session, request: Request, targets: publishing.Targets, 
         bytes_pulled=published.bytes_pulled,
         size=_size(built),
         compiler_caches=tuple(session.compiler_caches),
+        shared_cache=dict(session.shared.counts),
     )
     session.compiler_caches.clear()
-    unchanged.remember(session, request_facts(request, loaded), assemblies, result.to_json())
+    facts = request_facts(request, session.options, loaded)
+    unchanged.remember(session, facts, assemblies, built, result.to_json())
     return result
 
 
@@ -181,7 +189,7 @@ def _size(built: Sequence[BuiltImage]) -> int:
     return sum({descriptor.digest: descriptor.size for descriptor in descriptors}.values())
 
 
-def request_facts(request: Request, loaded: LoadedManifest) -> dict[str, Any]:
+def request_facts(request: Request, options: Options, loaded: LoadedManifest) -> dict[str, Any]:
     """What a remembered result is remembered under, besides the files that were read."""
     return unchanged.request_key(
         manifest=str(loaded.path.absolute()),
@@ -192,6 +200,7 @@ def request_facts(request: Request, loaded: LoadedManifest) -> dict[str, Any]:
         push=request.push,
         outputs=request.outputs,
         compression=request.compression,
+        cache_to=options.cache_to,
     )
 
 

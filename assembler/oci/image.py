@@ -67,11 +67,15 @@ class BaseLayer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlobLayer:
-    """A layer that we packed; its blob is in the store. `created_by` is its line of history."""
+    """A layer that we packed. `created_by` is its line of history.
+
+    Its blob is in the store, unless it was found in a shared cache: then `origin` is where.
+    """
 
     descriptor: Descriptor
     diff_id: Digest
     created_by: str = ""
+    origin: Reference | None = None
 
 
 Layer: TypeAlias = BaseLayer | BlobLayer

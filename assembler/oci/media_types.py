@@ -10,6 +10,7 @@ CONFIG: Final = "application/vnd.oci.image.config.v1+json"
 LAYER: Final = "application/vnd.oci.image.layer.v1.tar"
 LAYER_GZIP: Final = "application/vnd.oci.image.layer.v1.tar+gzip"
 LAYER_ZSTD: Final = "application/vnd.oci.image.layer.v1.tar+zstd"
+LAYERS: Final = (LAYER, LAYER_GZIP, LAYER_ZSTD)
 EMPTY: Final = "application/vnd.oci.empty.v1+json"
 
 DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 from assembler.manifest.loaded import BoundLayer, LoadedManifest, Scope
 from assembler.manifest.models import CompileStep, LayerEntry
 from assembler.plan.key import key_of, subset
 from assembler.plan.names import compile_id, layer_id, layer_name, qualified, toolchain_id, wheel_layer_id
+from assembler.plan.plan import Plan, Step, StepKind, StepState
 
 __all__ = [
     "BaseFact",
@@ -34,44 +35,6 @@ __all__ = [
     "used_compile_steps",
     "wheel_layer_id",
 ]
-
-StepKind = Literal["base", "toolchain", "compile", "packages", "run", "pack", "image", "index"]
-StepState = Literal["cached", "todo", "unknown"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """One node of the plan.
-
-    `key` is None while a fact is missing (an unlocked package list, say); `state` is then `unknown`, unless it is
-    known all the same that there is work. `needs` names steps that come before. `bytes_download` is what must be
-    fetched, None when it is not known.
-    """
-
-    id: str
-    kind: StepKind
-    name: str
-    key: str | None
-    needs: tuple[str, ...] = ()
-    state: StepState = "todo"
-    where: str = ""
-    detail: str = ""
-    bytes_download: int | None = None
-    layer: int | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """The step as `plan --json` prints it."""
-        return {
-            "id": self.id,
-            "kind": self.kind,
-            "name": self.name,
-            "key": self.key,
-            "needs": list(self.needs),
-            "state": self.state,
-            "where": self.where or None,
-            "detail": self.detail or None,
-            "bytes_download": self.bytes_download,
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +73,8 @@ class Facts:
     this host to its diff ID, which says it all; None stands for one that was never packed before. `packages` maps
     a step id to the SHA-256 digests of its .debs in installation order, None while they are not locked. `images`
     maps the number of a layer to the image that it copies out of. `wheels` maps the number of a `wheels` layer to
-    the layers of the image that it becomes, none or many, None while they are not locked.
+    the layers of the image that it becomes, none or many, None while they are not locked. `where` says in which
+    place the result of a key is, and nothing when it is in none.
     """
 
     platform: str
@@ -124,60 +88,7 @@ class Facts:
     images: Mapping[int, BaseFact] = field(default_factory=dict)
     wheels: Mapping[int, Sequence[WheelFact] | None] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
-    known: Callable[[str], bool] = lambda _key: False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """Steps in an order in which they can run; the last one is the image."""
-
-    manifest: str
-    platform: str
-    steps: tuple[Step, ...]
-
-    def step(self, identifier: str) -> Step:
-        """The step of this id; KeyError when there is none."""
-        for step in self.steps:
-            if step.id == identifier:
-                return step
-        raise KeyError(identifier)
-
-    def layer_steps(self, index: int | None = None) -> tuple[Step, ...]:
-        """The steps that make layer number `index` of the manifest, lowest first; of all layers when None."""
-        return tuple(
-            step for step in self.steps if step.layer is not None and (index is None or step.layer == index)
-        )
-
-    @property
-    def image(self) -> Step:
-        """The step that stacks the image."""
-        return self.steps[-1]
-
-    @property
-    def work(self) -> tuple[Step, ...]:
-        """What would have to be done: steps not cached that the image still needs."""
-        if self.image.state == "cached":
-            return ()
-        by_id = {step.id: step for step in self.steps}
-        wanted: dict[str, Step] = {}
-        queue = [self.image.id]
-        while queue:
-            step = by_id[queue.pop()]
-            if step.state == "cached" or step.id in wanted:
-                continue
-            wanted[step.id] = step
-            queue += step.needs
-        return tuple(step for step in self.steps if step.id in wanted)
-
-    def to_json(self) -> dict[str, Any]:
-        """The plan as `plan --json` prints it."""
-        return {
-            "manifest": self.manifest,
-            "platform": self.platform,
-            "key": self.image.key,
-            "work": [step.id for step in self.work],
-            "steps": [step.to_json() for step in self.steps],
-        }
+    where: Callable[[str], str] = lambda _key: ""
 
 
 def artifact_of(entry: LayerEntry) -> str | None:
@@ -269,7 +180,8 @@ def _step(
     detail: str = "",
     layer: int | None = None,
 ) -> Step:
-    state: StepState = "unknown" if key is None else "cached" if facts.known(key) else "todo"
+    where = "" if key is None else facts.where(key)
+    state: StepState = "unknown" if key is None else "cached" if where else "todo"
     return Step(
         id=identifier,
         kind=kind,
@@ -277,7 +189,7 @@ def _step(
         key=key,
         needs=tuple(needs),
         state=state,
-        where="store" if state == "cached" else "",
+        where=where,
         detail=detail,
         layer=layer,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import Literal
@@ -19,7 +19,7 @@ from assembler.events import Emit, StepProgress, ignore
 from assembler.oci import media_types
 from assembler.oci.descriptor import Descriptor
 from assembler.oci.digest import Digest, Readable
-from assembler.oci.image import BaseLayer, Image, ImageIndex
+from assembler.oci.image import Image, ImageIndex
 from assembler.oci.layout import Store
 from assembler.oci.reference import Reference
 from assembler.registry.client import Client
@@ -84,7 +84,7 @@ class _Document:
 
 @dataclass(frozen=True, slots=True)
 class _Blob:
-    """A blob to be brought: `origin` is where a base's layer lies, None for what is in the store or in `data`."""
+    """A blob to be brought: `origin` is where it lies when it is neither in the store nor in `data`."""
 
     descriptor: Descriptor
     origin: Reference | None = None
@@ -159,6 +159,33 @@ def push_index(
     return _Push(client, store, _Meter(emit, step), threads, uplink).publish(documents, blobs, targets)
 
 
+def push_artifact(
+    client: Client,
+    store: Store,
+    target: Reference,
+    manifest: bytes,
+    blobs: Sequence[tuple[Descriptor, Reference | None]],
+    *,
+    data: Mapping[Digest, bytes],
+    neighbours: Sequence[Reference] = (),
+    stopped: threading.Event | None = None,
+) -> tuple[BlobReport, ...]:
+    """Publish an artifact under the target's tag: its blobs, one after the other, and then its manifest.
+
+    Each blob comes with the reference where it lies when it is neither in the store nor in `data`. `neighbours`
+    are other repositories that may have some of them, to be mounted from. `stopped` ends it between two blocks.
+    Raises as `push` does.
+    """
+    meter = _Meter(ignore, "push", stopped=stopped or threading.Event())
+    work = _Push(client, store, meter, threads=1)
+    reports = tuple(
+        work.bring(_Blob(descriptor, origin, data.get(descriptor.digest)), target, neighbours)
+        for descriptor, origin in blobs
+    )
+    client.put_manifest(target, media_types.MANIFEST, manifest)
+    return reports
+
+
 def image_index(images: Iterable[Image]) -> ImageIndex:
     """The index of these images, in their order."""
     entries = []
@@ -178,9 +205,7 @@ def image_index(images: Iterable[Image]) -> ImageIndex:
 def _parts(image: Image) -> tuple[_Document, list[_Blob]]:
     manifest, config_bytes = image.manifest()
     data = manifest.to_bytes()
-    blobs = [
-        _Blob(layer.descriptor, layer.origin if isinstance(layer, BaseLayer) else None) for layer in image.layers
-    ]
+    blobs = [_Blob(layer.descriptor, layer.origin) for layer in image.layers]
     blobs.append(_Blob(manifest.config, data=config_bytes))
     return _Document(manifest.media_type, data, Digest.of(data)), blobs
 
@@ -240,7 +265,7 @@ class _Push:
         order = sorted(blobs, key=lambda blob: -blob.descriptor.size)
         pool = ThreadPoolExecutor(max_workers=max(1, self.threads), thread_name_prefix="push")
         try:
-            futures = [pool.submit(self._bring, blob, target, neighbours) for blob in order]
+            futures = [pool.submit(self.bring, blob, target, neighbours) for blob in order]
             for future in as_completed(futures):
                 future.result()
             return [future.result() for future in futures]
@@ -250,7 +275,7 @@ class _Push:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _bring(self, blob: _Blob, target: Reference, neighbours: Sequence[Reference]) -> BlobReport:
+    def bring(self, blob: _Blob, target: Reference, neighbours: Sequence[Reference]) -> BlobReport:
         """One blob into one repository, the cheapest way."""
         descriptor = blob.descriptor
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -258,8 +258,26 @@ class Assembly:
                 "image": settings_facts(self.loaded.manifest.image),
                 "name": self.loaded.manifest.name,
             },
-            known=lambda key: records.known(self.session.store, key),
+            where=self._where,
         )
+
+    def _where(self, key: str) -> str:
+        """In which place the result of a key is; nothing when it is in none, or was not asked for."""
+        return "store" if records.known(self.session.store, key) else self.session.shared.place_of(key)
+
+    def consulted(self, plan: Plan) -> Plan:
+        """The plan with what the shared cache has of the work: the image, else its layers, else what they need."""
+        if not self.session.shared.is_read:
+            return plan
+        wanted: tuple[Callable[[Step], bool], ...] = (
+            lambda step: step.kind == "image",
+            lambda step: step.layer is not None,
+            lambda step: step.kind in ("compile", "base"),
+        )
+        for belongs in wanted:
+            self.session.shared.ask(step.key for step in plan.work if step.key and belongs(step))
+            plan = plan.found(self._where)
+        return plan
 
     def _source_facts(self) -> dict[tuple[str, str], str | None]:
         """Digests of the sources; of a directory of this host when it is compiled only."""
@@ -296,19 +314,23 @@ class Assembly:
     def build(self) -> BuiltImage:
         """Do what the plan says and return the image; nothing is done for what the store has."""
         # The key of a layer that is new comes out of its packing; but a twin's key is asked for before that.
-        exact = self.loaded.manifest.compression == "both"
-        plan = self.plan(exact=exact)
+        # Nor can a shared cache be asked for a layer without its key.
+        exact = self.loaded.manifest.compression == "both" or self.session.shared.is_read
+        plan = self.consulted(self.plan(exact=exact))
         if any(step.kind not in ("base", "pack", "image") for step in plan.work):
             self.session.ready()
         if not self._is_locked(exact=exact):
             self.session.ready()
             self.lock()
-            plan = self.plan(exact=exact)
+            plan = self.consulted(self.plan(exact=exact))
         found = stacking.finished(self, plan, plan.image.key) if plan.image.key else None
         if found is not None:
             return found
         with self.wheels.fetching(plan) if self.wheels else nullcontext():
-            compiling.compile_all(self, plan, [step for step in plan.work if step.kind == "compile"])
+            needed = {need for step in plan.work for need in step.needs}
+            compiling.compile_all(
+                self, plan, [step for step in plan.steps if step.kind == "compile" and step.id in needed]
+            )
             for beside, steps in groupby(plan.work, self._is_packed_beside_others):
                 if beside:
                     self.layers |= packing.make_layers(self, plan, list(steps))
@@ -341,9 +363,12 @@ class Assembly:
 
     def _blob(self, plan: Plan, step: Step) -> BlobLayer:
         if step.id not in self.layers:
-            found = records.layer_from_record(self.session.store, str(step.key), step.name)
+            key = str(step.key)
+            found = records.layer_from_record(self.session.store, key, step.name)
             if found is not None:
-                self.cached(step.id, "pack", step.name, str(step.key))
+                self.cached(step.id, "pack", step.name, key)
+            elif found := self.session.shared.layer(key, step.name):
+                self.cached(step.id, "pack", step.name, key, f"from {found.origin.name}" if found.origin else "")
             self.layers[step.id] = found or packing.make_layer(self, plan, step)
         return self.layers[step.id]
 
@@ -351,7 +376,7 @@ class Assembly:
         """The base with the layers on it."""
         return append(self.runtime.image(), self.blobs(plan), epoch=self.loaded.manifest.epoch)
 
-    def cached(self, identifier: str, verb: str, name: str, key: str) -> None:
+    def cached(self, identifier: str, verb: str, name: str, key: str, detail: str = "") -> None:
         """Report a step whose result is there."""
         with self.session.step(identifier, verb, name, key) as report:
-            report.outcome = "cached"
+            report.outcome, report.detail = "cached", detail

@@ -285,6 +285,9 @@ def _bootstrap_image(
     session = wish.session
     layer = layer_from_record(session.store, wish.key, wish.created_by)
     if layer is None:
+        session.shared.ask([wish.key])
+        layer = session.shared.layer(wish.key, wish.created_by)
+    if layer is None:
         with session.step(wish.step, "bootstrap", name, wish.key) as report:
             packed = wish.from_twin()
             if packed is None:
@@ -316,7 +319,7 @@ def as_base(image: Image, origin: Reference | None = None) -> Image:
     layers = tuple(
         layer
         if isinstance(layer, BaseLayer)
-        else BaseLayer(descriptor=layer.descriptor, diff_id=layer.diff_id, origin=origin)
+        else BaseLayer(descriptor=layer.descriptor, diff_id=layer.diff_id, origin=layer.origin or origin)
         for layer in image.layers
     )
     return replace(image, layers=layers, annotations={})

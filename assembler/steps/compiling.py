@@ -13,7 +13,7 @@ from assembler.events import Event, Note, StepOutput
 from assembler.plan.graph import Plan, Step, toolchain_id, used_compile_steps
 from assembler.steps.materialise import base_image, image_for
 from assembler.steps.places import source_errors
-from assembler.steps.records import input_fields
+from assembler.steps.records import input_fields, known
 from assembler.steps.side_by_side import SideBySide
 
 if TYPE_CHECKING:
@@ -83,9 +83,11 @@ def stack_image(assembly: Assembly, plan: Plan, index: int, *, packages_only: bo
 def compile_all(assembly: Assembly, plan: Plan, steps: Sequence[Step]) -> None:
     """Run compile steps side by side, since none needs another, and keep their artifacts under their keys.
 
-    Sources are fetched and toolchains installed one after the other, while the steps before compile. When one step
-    fails the others are ended.
+    What the store has is not run again, nor what a shared cache has: that is fetched. Sources are fetched and
+    toolchains installed one after the other, while the steps before compile. When one step fails the others are
+    ended.
     """
+    steps = [step for step in steps if not _is_there(assembly, step)]
     if not steps:
         return
     at_once = min(len(steps), _AT_ONCE)
@@ -99,6 +101,17 @@ def compile_all(assembly: Assembly, plan: Plan, steps: Sequence[Step]) -> None:
     with SideBySide[None](at_once, assembly.session.stop, stop) as beside:
         for step in steps:
             beside.add(_prepared(assembly, plan, step, budget))
+
+
+def _is_there(assembly: Assembly, step: Step) -> bool:
+    session, key = assembly.session, str(step.key)
+    if known(session.store, key):
+        return True
+    session.shared.ask([key])
+    if not session.shared.bring(key):
+        return False
+    assembly.cached(step.id, "compile", step.name, key, "from the shared cache")
+    return True
 
 
 def _budget(session: Session, steps: int, at_once: int) -> Budget:
@@ -163,6 +176,7 @@ def _prepared(assembly: Assembly, plan: Plan, step: Step, budget: Budget) -> Cal
                 **inputs,
             },
         )
+        session.shared.keep(str(step.key))
 
     return compile_it
 

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 from assembler.errors import LockError
 from assembler.events import StepProgress
+from assembler.oci.descriptor import Descriptor
 from assembler.oci.digest import Digest
-from assembler.oci.image import BaseLayer, Image
+from assembler.oci.image import Image
+from assembler.oci.reference import Reference
 from assembler.units import size_text
 
 if TYPE_CHECKING:
@@ -53,18 +55,16 @@ def layer_paths(session: Session, image: Image) -> Iterator[Path]:
         if session.store.has(layer.descriptor.digest):
             yield session.store.blob_path(layer.descriptor.digest)
             continue
-        if not isinstance(layer, BaseLayer) or layer.origin is None:
+        if layer.origin is None:
             raise LockError(f"layer {layer.descriptor.digest} is in no place that we know", hint="build again")
         if session.options.offline:
             raise LockError(f"layer {layer.descriptor.digest} of the base is not in the store", place="--offline")
-        _fetch(session, layer)
+        fetch_blob(session, layer.origin, layer.descriptor)
         yield session.store.blob_path(layer.descriptor.digest)
 
 
-def _fetch(session: Session, layer: BaseLayer) -> None:
-    descriptor, origin = layer.descriptor, layer.origin
-    if origin is None:
-        return
+def fetch_blob(session: Session, origin: Reference, descriptor: Descriptor) -> None:
+    """Bring a blob from a registry into the store, verified."""
     identifier = f"fetch:{descriptor.digest.short}"
     with session.step(identifier, "fetch", f"{origin.name}@{descriptor.digest.short}") as report:
         with session.client.open_blob(origin, descriptor) as stream, session.store.writer() as blob:

@@ -44,9 +44,9 @@ def layer_from_record(store: Store, key: str, created_by: str = "") -> BlobLayer
 
 
 def known(store: Store, key: str) -> bool:
-    """Is everything that this key gave still in the store?"""
+    """Is everything that this key gave still in the store? Of an image, the layers that are ours."""
     record = store.record(key)
-    if record is None:
+    if record is None or not all(store.has(Digest.parse(digest)) for digest in record.get("layers", ())):
         return False
     named = record.get("bundle") or record.get("manifest") or (record.get("descriptor") or {}).get("digest")
     return named is None or store.has(Digest.parse(named))

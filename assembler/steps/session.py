@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from assembler.steps.host_files import Copies
     from assembler.steps.locking import Locking
     from assembler.steps.sending import Sending
+    from assembler.steps.shared import SharedCache
     from assembler.tree.fingerprint import StatCache
 
 
@@ -37,6 +38,7 @@ class Options:
     """What the command line (or a caller) asks for beside the manifest.
 
     `update` names lock entries to resolve again; `*` is all of them. `jobs` None means: from cores and memory.
+    `cache_from` and `cache_to` are repositories, see `assembler.steps.shared`.
     """
 
     cache: Path = field(default_factory=default_cache)
@@ -47,6 +49,8 @@ class Options:
     keep: bool = False
     secrets: Mapping[str, Path] = field(default_factory=dict)
     insecure: tuple[str, ...] = ()
+    cache_from: tuple[str, ...] = ()
+    cache_to: tuple[str, ...] = ()
 
 
 class Session:
@@ -82,7 +86,9 @@ class Session:
     def _waiting(self) -> None:
         self.emit(Note(text="the store is being freed by `assemble gc`; waiting for it to end"))
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if "shared" in self.__dict__:
+            self.shared.close(abandon=kind is not None and not issubclass(kind, Exception))
         self._stack.close()
 
     @cached_property
@@ -109,6 +115,13 @@ class Session:
 
                 self._client = Client(insecure=self.options.insecure)
             return self._client
+
+    @cached_property
+    def shared(self) -> SharedCache:
+        """What other nodes have made, in registries."""
+        from assembler.steps.shared import SharedCache
+
+        return SharedCache(self)
 
     def start_sending(self, targets: Sequence[Reference]) -> None:
         """Have the credentials for these targets tried in time, and layers sent there while they are packed."""

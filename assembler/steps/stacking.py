@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -9,11 +10,14 @@ from assembler.errors import VerifyError
 from assembler.events import Note
 from assembler.oci import media_types
 from assembler.oci.descriptor import BASE_DIGEST, BASE_NAME, ZSTD, Descriptor
+from assembler.oci.digest import Digest
 from assembler.oci.image import BlobLayer, Image, ImageConfig, ImageManifest
 from assembler.oci.platform import Platform
+from assembler.oci.reference import Reference
 from assembler.oci.verify import verify_image
 from assembler.plan.graph import Plan
 from assembler.plan.settings import apply_settings
+from assembler.steps import host_files, records
 
 if TYPE_CHECKING:
     from assembler.steps.assembly import Assembly
@@ -39,30 +43,76 @@ class BuiltImage:
 
 
 def finished(assembly: Assembly, plan: Plan, key: str) -> BuiltImage | None:
-    """The image of this key, when its documents and all its own blobs are in the store."""
-    store, manifest = assembly.session.store, assembly.loaded.manifest
+    """The image of this key, when its documents and its own blobs are in the store, or a shared cache has it."""
+    store, name = assembly.session.store, assembly.loaded.manifest.name
     record = store.record(key)
-    if record is None:
+    if record and records.known(store, key):
+        descriptor = Descriptor.from_json(record["manifest_descriptor"])
+        image = _read(assembly, plan, descriptor.digest, {})
+        if image and all(
+            store.has(layer.descriptor.digest) for layer in image.layers if isinstance(layer, BlobLayer)
+        ):
+            assembly.cached("image", "stack", name, key)
+            return _built(assembly, descriptor, image, built=False)
+    shared = assembly.session.shared
+    result = shared.image(key)
+    if result is None:
         return None
-    descriptor = Descriptor.from_json(record["manifest_descriptor"])
-    if not store.has(descriptor.digest):
+    descriptor = Descriptor.from_json(result.record["manifest_descriptor"])
+    problems = verify_image(store, descriptor.digest, deep=False)
+    image = None
+    if not problems:
+        origins = {blob.digest: result.origin for blob in result.blobs if not store.has(blob.digest)}
+        image = _read(assembly, plan, descriptor.digest, origins)
+        problems = _unlike(assembly, plan, image)
+    if image is None or problems:
+        shared.refuse(key, problems)
         return None
-    document = ImageManifest.from_bytes(store.read(descriptor.digest))
+    assembly.cached("image", "stack", name, key, f"from {result.origin.name}")
+    return _built(assembly, replace(descriptor, platform=assembly.platform), image, built=False)
+
+
+def _read(assembly: Assembly, plan: Plan, digest: Digest, origins: Mapping[Digest, Reference]) -> Image | None:
+    """An image of ours by its documents in the store; None when it is not one, or a document is missing.
+
+    Layers lie in the store, where `origins` says, or with the base.
+    """
+    store = assembly.session.store
+    document = ImageManifest.from_bytes(store.read(digest))
     steps = plan.layer_steps()
     split = len(document.layers) - len(steps)
-    if not store.has(document.config.digest) or not all(
-        store.has(layer.digest) for layer in document.layers[split:]
-    ):
+    if split < 0 or not store.has(document.config.digest):
         return None
     config = ImageConfig.from_bytes(store.read(document.config.digest))
     base = Image.from_base(document, config, assembly.runtime.reference)
+    below = tuple(
+        replace(layer, origin=origins.get(layer.descriptor.digest, layer.origin)) for layer in base.layers[:split]
+    )
     ours = tuple(
-        BlobLayer(descriptor=layer.descriptor, diff_id=layer.diff_id, created_by=step.name)
+        BlobLayer(
+            descriptor=layer.descriptor,
+            diff_id=layer.diff_id,
+            created_by=step.name,
+            origin=origins.get(layer.descriptor.digest),
+        )
         for layer, step in zip(base.layers[split:], steps, strict=True)
     )
-    assembly.cached("image", "stack", manifest.name, key)
-    image = replace(base, layers=base.layers[:split] + ours, annotations=document.annotations)
-    return _built(assembly, descriptor, image, built=False)
+    return replace(base, layers=below + ours, annotations=document.annotations)
+
+
+def _unlike(assembly: Assembly, plan: Plan, image: Image | None) -> list[str]:
+    """What is wrong with an image that a cache has, as far as it can be known without making it."""
+    if image is None:
+        return ["its documents are not those of such an image"]
+    store, problems = assembly.session.store, []
+    trees = host_files.tree_facts(assembly, exact=False)
+    layers = image.layers[len(image.layers) - len(plan.layer_steps()) :]
+    for layer, step in zip(layers, plan.layer_steps(), strict=True):
+        if layer.origin is None and not store.has(layer.descriptor.digest):
+            problems.append(f"the layer {layer.descriptor.digest} of `{step.name}` is in no place that we know")
+        if trees.get(step.layer or 0) not in (None, layer.diff_id):
+            problems.append(f"the layer {layer.descriptor.digest} is not that of the files of `{step.name}`")
+    return problems
 
 
 def stack(assembly: Assembly, plan: Plan, key: str) -> BuiltImage:
@@ -93,6 +143,7 @@ def stack(assembly: Assembly, plan: Plan, key: str) -> BuiltImage:
         {
             "manifest": str(digest),
             "manifest_descriptor": descriptor.to_json(),
+            "layers": [str(layer.descriptor.digest) for layer in image.layers if isinstance(layer, BlobLayer)],
             "steps": sorted({step.key for step in plan.steps if step.key and step.key != key}),
         },
     )

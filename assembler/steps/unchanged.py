@@ -21,6 +21,7 @@ from assembler import __version__
 if TYPE_CHECKING:
     from assembler.steps.assembly import Assembly
     from assembler.steps.session import Session
+    from assembler.steps.stacking import BuiltImage
 
 _FORMAT = 2
 
@@ -35,6 +36,7 @@ def request_key(
     push: Sequence[str],
     outputs: Sequence[str],
     compression: str | None,
+    cache_to: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The request as JSON; equal requests about equal inputs have equal results."""
     return {
@@ -48,6 +50,7 @@ def request_key(
         "push": list(push),
         "outputs": list(outputs),
         "compression": compression,
+        "cache_to": list(cache_to),
     }
 
 
@@ -58,13 +61,17 @@ def memory_path(cache: Path, facts: Mapping[str, Any]) -> Path:
 
 
 def remember(
-    session: Session, facts: Mapping[str, Any], assemblies: Sequence[Assembly], result: Mapping[str, Any]
+    session: Session,
+    facts: Mapping[str, Any],
+    assemblies: Sequence[Assembly],
+    built: Sequence[BuiltImage],
+    result: Mapping[str, Any],
 ) -> None:
     """Keep the result of a request, unless something in it cannot be checked cheaply later."""
     from assembler.oci.layout import write_atomically
 
     path = memory_path(session.options.cache, facts)
-    inputs = _inputs(assemblies)
+    inputs = _inputs(assemblies, built)
     if inputs is None or facts["outputs"]:
         path.unlink(missing_ok=True)
         return
@@ -72,7 +79,7 @@ def remember(
     write_atomically(path, json.dumps({**inputs, "result": dict(result)}).encode())
 
 
-def _inputs(assemblies: Sequence[Assembly]) -> dict[str, Any] | None:
+def _inputs(assemblies: Sequence[Assembly], built: Sequence[BuiltImage]) -> dict[str, Any] | None:
     """Files, trees and blobs that the assemblies stand on; None when a tree is too young to be trusted."""
     files: dict[str, str] = {}
     trees: list[list[Any]] = []
@@ -84,7 +91,8 @@ def _inputs(assemblies: Sequence[Assembly]) -> dict[str, Any] | None:
             if not fingerprint:
                 return None
             trees.append([str(root), list(ignored), fingerprint])
-        blobs.update(_blobs(assembly))
+    for image in built:
+        blobs.update(_blobs(image))
     keys = [str(assembly.plan().image.key) for assembly in assemblies]
     return {"files": files, "trees": trees, "blobs": sorted(blobs), "keys": keys}
 
@@ -121,19 +129,15 @@ def _trees(assembly: Assembly) -> Iterator[tuple[Path, tuple[str, ...], str]]:
         yield from _trees(nested)
 
 
-def _blobs(assembly: Assembly) -> Iterator[str]:
-    """Digests that must be in the store for the result to be there."""
-    from assembler.oci.digest import Digest
-    from assembler.oci.image import ImageManifest
+def _blobs(built: BuiltImage) -> Iterator[str]:
+    """Digests that must be in the store for the result to be there. Not those of layers that a cache has."""
+    from assembler.oci.image import BlobLayer
 
-    store = assembly.session.store
-    plan = assembly.plan()
-    record = store.record(str(plan.image.key)) or {}
-    manifest = ImageManifest.from_bytes(store.read(Digest.parse(record["manifest"])))
-    yield record["manifest"]
-    yield str(manifest.config.digest)
-    for layer in manifest.layers[len(manifest.layers) - len(plan.layer_steps()) :]:
-        yield str(layer.digest)
+    yield str(built.descriptor.digest)
+    yield str(built.image.manifest()[0].config.digest)
+    for layer in built.image.layers:
+        if isinstance(layer, BlobLayer) and layer.origin is None:
+            yield str(layer.descriptor.digest)
 
 
 def recall(cache: Path, facts: Mapping[str, Any], insecure: Sequence[str] = ()) -> dict[str, Any] | None:
@@ -148,7 +152,8 @@ def recall(cache: Path, facts: Mapping[str, Any], insecure: Sequence[str] = ()) 
         _mark_used(cache, facts, memory["keys"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return {**result, "built": False, "bytes_pushed": 0, "bytes_pulled": 0, "compiler_caches": []}
+    nothing = {"built": False, "bytes_pushed": 0, "bytes_pulled": 0, "compiler_caches": []}
+    return {**result, **nothing, "shared_cache": {"found": 0, "written": 0}}
 
 
 def _mark_used(cache: Path, facts: Mapping[str, Any], keys: Sequence[str]) -> None:
