@@ -296,8 +296,15 @@ def _gc(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--all", action="store_true", help="keep nothing but the images that have a name in the store"
     )
+    _many(
+        verb,
+        "--shared",
+        "REPOSITORY",
+        "free this shared cache instead of the host's: results that nobody has written anew for so long",
+    )
     verb.add_argument("--dry-run", action="store_true", help="only say what would be freed")
     _json(verb)
+    _insecure(verb)
     _cache(verb)
 
 

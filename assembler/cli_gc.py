@@ -15,6 +15,8 @@ from assembler.steps.housekeeping import Cleared, clear
 
 def gc_command(arguments: Namespace, cache: Path) -> int:
     """Free, or with `--dry-run` only say what would be."""
+    if arguments.shared:
+        return _shared(arguments)
     store = Store(cache / "store")
     if store.root.exists():
         check_writable(store)
@@ -36,6 +38,29 @@ def gc_command(arguments: Namespace, cache: Path) -> int:
         "in_use": in_use,
     }
     print(json.dumps(counts) if arguments.json else _sentence(counts, cleared, dry_run=arguments.dry_run))
+    return 0
+
+
+def _shared(arguments: Namespace) -> int:
+    """Free shared caches: results, whose blobs the registry's own garbage collection frees later."""
+    from assembler.registry.client import Client
+    from assembler.registry.results import expired
+    from assembler.steps.shared import parse_repositories
+
+    client = Client(insecure=arguments.insecure)
+    keep = 0.0 if arguments.all else arguments.keep_days * DAY_SECONDS
+    counts = []
+    for repository in parse_repositories(arguments.shared, "--shared"):
+        kept, old = expired(client, repository, keep_seconds=keep)
+        for result in old if not arguments.dry_run else ():
+            client.delete_manifest(result.origin)
+        counts.append({"repository": repository.name, "kept": kept, "freed": len(old)})
+    if arguments.json:
+        print(json.dumps(counts))
+        return 0
+    for count in counts:
+        verb = "would free" if arguments.dry_run else "freed"
+        print(f"{count['repository']}: {verb} {count['freed']} results, {count['kept']} are kept")
     return 0
 
 

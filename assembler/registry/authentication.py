@@ -42,6 +42,11 @@ def push(repository: str) -> str:
     return f"repository:{repository}:pull,push"
 
 
+def delete(repository: str) -> str:
+    """The scope to delete manifests of a repository."""
+    return f"repository:{repository}:pull,delete"
+
+
 @dataclass(frozen=True, slots=True)
 class Credentials:
     """What a configuration file or a helper gave: base64 of `user:password`, or an identity (refresh) token."""

@@ -9,9 +9,10 @@ Seams for what comes later: `Settings.endpoint` for mirrors, `BlobStream` for re
 
 from __future__ import annotations
 
+import json
 import os
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,7 +23,7 @@ from assembler.oci import media_types
 from assembler.oci.descriptor import Descriptor
 from assembler.oci.digest import Digest, Readable
 from assembler.oci.reference import Reference
-from assembler.registry.authentication import Credentials, pull, push
+from assembler.registry.authentication import Credentials, delete, pull, push
 from assembler.registry.connection import Body, Connection
 from assembler.registry.credentials import find_credentials
 from assembler.registry.refusal import RefusedError, TransientError, bounded_body, discard
@@ -45,6 +46,7 @@ ACCEPT = ", ".join(
 )
 MANIFEST_LIMIT = 4 << 20  # distribution-spec: registries should refuse more
 _CONFIG_LIMIT = 16 << 20
+_MOST_PAGES = 1000
 _BLOCK = 1 << 20
 _CONNECTIONS = 32
 
@@ -144,6 +146,37 @@ class Client:
         if said and said != digest:
             raise RegistryError(f"expected {digest}, the registry stored `{said}`", place=str(reference))
         return digest
+
+    def tags(self, reference: Reference) -> Iterator[str]:
+        """The tags of the reference's repository, page by page (distribution-spec, "Listing tags")."""
+        endpoint = self._settings.endpoint(reference)
+        url = self._connection(reference).url(f"{endpoint.host}/v2/{reference.repository}/tags/list?n=1000")
+        for _ in range(_MOST_PAGES):
+            response = self._pull("GET", reference, url, missing=True)
+            if response.status_code == 404:
+                discard(response)
+                return
+            try:
+                tags = json.loads(_body(response, MANIFEST_LIMIT, reference)).get("tags") or []
+            except (ValueError, AttributeError):
+                raise RegistryError("expected a list of tags, got something else", place=reference.name) from None
+            yield from (str(tag) for tag in tags)
+            following = response.links.get("next", {}).get("url")
+            if not following:
+                return
+            url = urljoin(response.url, following)
+
+    def delete_manifest(self, reference: Reference) -> bool:
+        """Delete what a digest names. False when it was gone; RefusedError where that is forbidden."""
+        response = self._connection(reference).request(
+            "DELETE",
+            self._url(reference, "manifest"),
+            reference,
+            scopes=(delete(reference.repository),),
+            expect=(202, 200, 404),
+        )
+        discard(response)
+        return response.status_code != 404
 
     # blobs
 

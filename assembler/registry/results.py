@@ -13,8 +13,12 @@ digest as everywhere.
 
 from __future__ import annotations
 
+import datetime
 import json
+import math
+import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -36,6 +40,9 @@ RECORD: Final = "dev.assemble.record"
 CREATED: Final = "org.opencontainers.image.created"
 EMPTY: Final = b"{}"
 """The content of the empty descriptor's blob."""
+
+_KEY: Final = re.compile("[0-9a-f]{64}")
+_QUESTIONS: Final = 8
 
 Kind = Literal["layer", "compile", "image"]
 _FIELDS: Final[Mapping[Kind, tuple[str, ...]]] = {
@@ -157,3 +164,29 @@ def find_result(client: Client, repository: Reference, key: str) -> StepResult |
             return None
         raise
     return read_result(document.data, key, repository)
+
+
+def age_seconds(result: StepResult, now: datetime.datetime) -> float:
+    """How long ago a result was written; endless when it does not say."""
+    try:
+        return (now - datetime.datetime.fromisoformat(result.created)).total_seconds()
+    except (ValueError, TypeError):
+        return math.inf
+
+
+def expired(client: Client, repository: Reference, *, keep_seconds: float) -> tuple[int, list[StepResult]]:
+    """How many results of a repository are younger than that, and those that are not. Other tags do not count."""
+    now = datetime.datetime.now(tz=datetime.UTC)
+    keys = [tag for tag in client.tags(repository) if _KEY.fullmatch(tag)]
+    with ThreadPoolExecutor(_QUESTIONS, "look") as pool:
+        found = list(pool.map(lambda key: _if_ours(client, repository, key), keys))
+    results = [result for result in found if result]
+    old = [result for result in results if age_seconds(result, now) >= keep_seconds]
+    return len(results) - len(old), old
+
+
+def _if_ours(client: Client, repository: Reference, key: str) -> StepResult | None:
+    try:
+        return find_result(client, repository, key)
+    except UntrustedInputError:
+        return None

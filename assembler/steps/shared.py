@@ -118,7 +118,7 @@ class SharedCache:
             try:
                 found = find_result(self._client, source, key)
             except AssembleError as error:
-                self._give_up(source, error, "it is not read")
+                self._give_up(source, error, "is not read")
                 continue
             if found is not None:
                 return found
@@ -131,7 +131,7 @@ class SharedCache:
                 return
             self._given_up.add(repository)
         reasons = (error.fact, *error.detail, error.hint or "")
-        text = f"the cache {repository.name}: {what} any more: {'; '.join(filter(None, reasons))}"
+        text = f"the cache {repository.name} {what} in this run: {'; '.join(filter(None, reasons))}"
         self._session.emit(Note(text=text, level="warning"))
 
     def place_of(self, key: str) -> str:
@@ -212,7 +212,7 @@ class SharedCache:
         try:
             self._count(Export(self._session, self._client, target, self._stopped).write(key))
         except AssembleError as error:
-            self._give_up(target, error, "it is not written")
+            self._give_up(target, error, "is not written")
 
     def _count(self, written: int) -> None:
         with self._lock:
@@ -246,7 +246,7 @@ class SharedCache:
             try:
                 written = sum(work.write_all(assembly) for assembly in assemblies)
             except AssembleError as error:
-                self._give_up(target, error, "it is not written")
+                self._give_up(target, error, "is not written")
                 report.outcome = "skipped"
                 return
             self._count(written)

@@ -66,27 +66,20 @@ class Export:
 
         The image comes last, so that whoever finds it finds its parts too.
         """
-        from assembler.registry.results import find_result
+        from assembler.registry.results import age_seconds, find_result
 
         written = sum(self.write_all(nested) for nested in assembly.nested)
         plan = assembly.plan(exact=False)
         if plan.image.key is None:
             return written
         before = find_result(self._client, self._target, plan.image.key)
-        if before is not None and self._is_young(before):
+        if before is not None and age_seconds(before, self._now) < _REFRESH_SECONDS:
             return written
         keys = [step.key for step in plan.steps if step.key and step.kind not in ("image", "toolchain")]
         with ThreadPoolExecutor(WRITERS, "cache") as pool:
             jobs = [pool.submit(self.write, key, anew=before is not None) for key in dict.fromkeys(keys)]
             written += sum(job.result() for job in jobs)
         return written + self.write(plan.image.key, anew=before is not None)
-
-    def _is_young(self, result: StepResult) -> bool:
-        try:
-            created = datetime.datetime.fromisoformat(result.created)
-            return (self._now - created).total_seconds() < _REFRESH_SECONDS
-        except (ValueError, TypeError):
-            return False
 
     def write(self, key: str, *, anew: bool = False) -> bool:
         """Write one result, unless the cache has it. False when there is nothing to write."""

@@ -182,6 +182,28 @@ def test_another_cache_gives_the_same_digest(room: Path, program: Program, pushe
     assert digest.rpartition("@")[2] == pushed.rpartition("@")[2]
 
 
+def test_a_cold_node_with_a_warm_cache_starts_no_container(
+    room: Path, program: Program, pushed: str, registry: RunningRegistry, tmp_path: Path
+) -> None:
+    cache = f"{registry.host}/e2e/cache"
+    manifest = room / "project/hello.yaml"
+    program.ok(manifest, "--push", f"{registry.host}/e2e/hello:1", "--cache-to", cache)
+    no_tools = {"PATH": str(tmp_path)}
+    cold = Program(tmp_path / "cold")
+    target = f"{registry.host}/cold/hello:1"
+    again = cold(manifest, "--push", target, "--cache-from", cache, env=no_tools)
+    assert again.stdout.strip().endswith(pushed.rpartition("@")[2]), again.stderr
+    assert len(list((cold.cache / "store/blobs/sha256").iterdir())) == 2, "the image's manifest and config"
+    # What differs is packed here, of what was compiled elsewhere; packages and base are taken as they are.
+    other = tmp_path / "other"
+    shutil.copytree(room / "project", other)
+    text = MANIFEST.partition("  - run:")[0].replace("to: /app/", "to: /opt/") + "compression: gzip\n"
+    (other / "hello.yaml").write_text(text)
+    (result,) = cold(other / "hello.yaml", "--push", target, "--cache-from", cache, "--json", env=no_tools).json()
+    assert result["built"]
+    assert program.ok(other / "hello.yaml").endswith(result["digest"]), "as the node that has everything makes it"
+
+
 def test_bases_in_a_registry_give_the_same_layers(
     room: Path, program: Program, pushed: str, registry: RunningRegistry, tmp_path: Path
 ) -> None:
