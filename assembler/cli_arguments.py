@@ -56,7 +56,8 @@ stdout has a line for each place where an image is now.
     "plan": """\
 Show the steps of each MANIFEST, their keys, and which of them are cached.
 Nothing is compiled, packed or pushed; of the lock, what is cheap to find out
-is found out and written. Exit status: 0 nothing to do, 10 work to do.
+is found out and written. With --push, the registry is asked what it has.
+Exit status: 0 nothing to do, 10 work to do.
 """,
     "lock": """\
 Write NAME.lock.yaml beside each MANIFEST: the digest behind each tag, the
@@ -240,6 +241,8 @@ def _build(verb: argparse.ArgumentParser) -> None:
 
 def _plan(verb: argparse.ArgumentParser) -> None:
     _manifests(verb)
+    result = verb.add_argument_group("where it would go")
+    _many(result, "--push", "REF", "also show how layers would come there, and how many bytes that is")
     _overrides(verb)
     _shared(verb)
     _locking(verb)

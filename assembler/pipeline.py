@@ -100,16 +100,27 @@ def build(request: Request, options: Options | None = None, emit: Emit = ignore)
 
 
 def plan(request: Request, options: Options | None = None, emit: Emit = ignore) -> list[Plan]:
-    """The plan of every manifest and platform; only what is cheap is asked, and nothing is made."""
+    """The plan of every manifest and platform; only what is cheap is asked, and nothing is made.
+
+    With `push` in the request, also how the layers that are known would come there.
+    """
+    targets = publishing.parse_targets(request.push, (), len(request.manifests))
     loaded = _load(request)
     with Session(options or Options(), emit) as session:
         return [
-            plan_in_both(
-                *[assembly.consulted(assembly.plan()) for assembly in _assemblies(session, manifest, platform)]
-            )
+            plan_in_both(*[_plan_one(assembly, targets) for assembly in _assemblies(session, manifest, platform)])
             for manifest in loaded
             for platform in _platforms(request, manifest.manifest)
         ]
+
+
+def _plan_one(assembly: Assembly, targets: publishing.Targets) -> Plan:
+    found = assembly.consulted(assembly.plan())
+    if not targets.push:
+        return found
+    from assembler.steps.transfers import transfers
+
+    return replace(found, transfers=transfers(assembly, found, targets.push))
 
 
 def lock(request: Request, options: Options | None = None, emit: Emit = ignore) -> list[Path]:

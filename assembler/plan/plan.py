@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 StepKind = Literal["base", "toolchain", "compile", "packages", "run", "pack", "image", "index"]
+Way = Literal["present", "mount", "stream", "push"]
 StepState = Literal["cached", "todo", "unknown"]
 
 
@@ -46,12 +47,44 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """How a layer of `size` bytes would come to a target: it is `present` there, a `mount` from another repository
+    of the same registry, a `stream` from another registry (`source`), or a `push` from the store.
+    """
+
+    target: str
+    digest: str
+    size: int
+    base: bool
+    way: Way
+    source: str = ""
+
+    def by(self, way: Way, source: str) -> Transfer:
+        """The same layer, by another way."""
+        return replace(self, way=way, source=source)
+
+    def to_json(self) -> dict[str, Any]:
+        """The transfer as `plan --json` prints it."""
+        return {
+            "target": self.target,
+            "digest": self.digest,
+            "size": self.size,
+            "base": self.base,
+            "way": self.way,
+            "source": self.source or None,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Steps in an order in which they can run; the last one is the image."""
+    """Steps in an order in which they can run; the last one is the image. `transfers` are those of the layers that
+    are known, where it was asked for them.
+    """
 
     manifest: str
     platform: str
     steps: tuple[Step, ...]
+    transfers: tuple[Transfer, ...] = ()
 
     def step(self, identifier: str) -> Step:
         """The step of this id; KeyError when there is none."""
@@ -104,4 +137,5 @@ class Plan:
             "key": self.image.key,
             "work": [step.id for step in self.work],
             "steps": [step.to_json() for step in self.steps],
+            "transfers": [transfer.to_json() for transfer in self.transfers],
         }

@@ -41,7 +41,8 @@ def plan_in_both(first: Plan, second: Plan | None = None) -> Plan:
         state="cached" if first.image.state == second.image.state == "cached" else "todo",
         detail="gzip first, then zstd",
     )
-    return replace(first, steps=(*first.steps, *others, index))
+    transfers = (*first.transfers, *[one for one in second.transfers if one not in first.transfers])
+    return replace(first, steps=(*first.steps, *others, index), transfers=transfers)
 
 
 def _is_same(step: Step, other: Step) -> bool:

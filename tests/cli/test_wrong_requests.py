@@ -84,7 +84,7 @@ COMMANDS = [
     ("lock", "assemble lock: expected MANIFEST", "`assemble list`"),
     ("inspect", "assemble inspect: expected IMAGE", None),
     ("ok.yaml --bogus", "there is no option `--bogus` here", "`assemble VERB --help`"),
-    ("plan ok.yaml --push a/b", "there is no option `--push` here", None),
+    ("plan ok.yaml --keep", "there is no option `--keep` here", None),
     ("inspect a b", "`b` is one word too many", None),
     ("ok.yaml --push", "--push: expected a value", "`assemble build --help`"),
     ("ok.yaml --jobs none", "--jobs: expected a number from 1 upward, got `none`", None),
