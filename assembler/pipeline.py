@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assembler.errors import RequestError
+from assembler.errors import RegistryError, RequestError, VerifyError
 from assembler.events import Emit, Note, ignore
 from assembler.manifest.library import find_manifest, load
 from assembler.manifest.loaded import LoadedManifest
@@ -167,6 +167,16 @@ def _platforms(request: Request, manifest: Manifest) -> Iterator[Platform]:
 
 
 def _build_one(session: Session, request: Request, targets: publishing.Targets, loaded: LoadedManifest) -> Result:
+    try:
+        return _assembled(session, request, targets, loaded)
+    except (RegistryError, VerifyError) as error:
+        if not session.shared.is_to_blame(error):
+            raise
+        session.shared.do_without(error)
+    return _assembled(session, request, targets, loaded)
+
+
+def _assembled(session: Session, request: Request, targets: publishing.Targets, loaded: LoadedManifest) -> Result:
     assemblies = [
         assembly
         for platform in _platforms(request, loaded.manifest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -34,6 +34,7 @@ from assembler.steps.places import source_errors
 from assembler.steps.stacking import BuiltImage
 
 if TYPE_CHECKING:
+    from assembler.registry.results import Kind
     from assembler.steps.sending import Sending
     from assembler.steps.session import Session
     from assembler.steps.wheels import WheelLayers
@@ -269,15 +270,15 @@ class Assembly:
         """The plan with what the shared cache has of the work: the image, else its layers, else what they need."""
         if not self.session.shared.is_read:
             return plan
-        wanted: tuple[Callable[[Step], bool], ...] = (
-            lambda step: step.kind == "image",
-            lambda step: step.layer is not None,
-            lambda step: step.kind in ("compile", "base"),
-        )
-        for belongs in wanted:
-            self.session.shared.ask(step.key for step in plan.work if step.key and belongs(step))
-            plan = plan.found(self._where)
-        return plan
+
+        def ask(kinds: Sequence[Kind], steps: Iterable[Step]) -> Plan:
+            self.session.shared.ask({step.key: kinds for step in steps if step.key})
+            return plan.found(self._where)
+
+        plan = ask(["image"], [plan.image] if plan.work else [])
+        plan = ask(["layer"], [step for step in plan.work if step.layer is not None])
+        plan = ask(["compile"], [step for step in plan.work if step.kind == "compile"])
+        return ask(["image", "layer"], [step for step in plan.work if step.kind == "base"])
 
     def _source_facts(self) -> dict[tuple[str, str], str | None]:
         """Digests of the sources; of a directory of this host when it is compiled only."""

@@ -285,7 +285,7 @@ def _bootstrap_image(
     session = wish.session
     layer = layer_from_record(session.store, wish.key, wish.created_by)
     if layer is None:
-        session.shared.ask([wish.key])
+        session.shared.ask({wish.key: ("layer",)})
         layer = session.shared.layer(wish.key, wish.created_by)
     if layer is None:
         with session.step(wish.step, "bootstrap", name, wish.key) as report:

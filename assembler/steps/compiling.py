@@ -107,7 +107,7 @@ def _is_there(assembly: Assembly, step: Step) -> bool:
     session, key = assembly.session, str(step.key)
     if known(session.store, key):
         return True
-    session.shared.ask([key])
+    session.shared.ask({key: ("compile",)})
     if not session.shared.bring(key):
         return False
     assembly.cached(step.id, "compile", step.name, key, "from the shared cache")

@@ -13,12 +13,11 @@ asked, or answers nonsense, costs a warning, and the work is done here.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
-from assembler.errors import AssembleError, RequestError
+from assembler.errors import AssembleError, RequestError, UntrustedInputError
 from assembler.events import Note
 from assembler.oci.descriptor import Descriptor
 from assembler.oci.digest import Digest
@@ -29,7 +28,7 @@ from assembler.steps.shared_export import WRITERS, Export
 
 if TYPE_CHECKING:
     from assembler.registry.client import Client
-    from assembler.registry.results import StepResult
+    from assembler.registry.results import Kind, StepResult
     from assembler.steps.assembly import Assembly
     from assembler.steps.session import Session
     from assembler.steps.stacking import BuiltImage
@@ -38,7 +37,7 @@ PLACE: Final = "cache"
 """Where a plan says that a result is."""
 
 _QUESTIONS: Final = 8
-_ATTEMPTS: Final = 3
+_ATTEMPTS: Final = 2
 
 
 def parse_repositories(texts: Iterable[str], option: str) -> tuple[Reference, ...]:
@@ -69,6 +68,8 @@ class SharedCache:
         self._found: dict[str, StepResult | None] = {}
         self._given_up: set[Reference] = set()
         self._lock = threading.Lock()
+        self._impatient: Client | None = None
+        self._writers = ThreadPoolExecutor(WRITERS, "cache")  # has no thread before it has work
         self._stopped = threading.Event()
         self._keeping: list[Future[None]] = []
         self.counts = {"found": 0, "written": 0}
@@ -79,37 +80,37 @@ class SharedCache:
         """Is there a cache to look into?"""
         return bool(self._sources)
 
-    @cached_property
+    @property
     def _client(self) -> Client:
         """Less patient than the one that pushes: nothing depends on the answer but time."""
-        from assembler.registry.client import Client
-        from assembler.registry.retry import RetryPolicy
+        with self._lock:
+            if self._impatient is None:
+                from assembler.registry.client import Client
+                from assembler.registry.retry import RetryPolicy
 
-        return Client(policy=RetryPolicy(attempts=_ATTEMPTS), insecure=self._session.options.insecure)
-
-    @cached_property
-    def _writers(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(WRITERS, "cache")
+                policy = RetryPolicy(attempts=_ATTEMPTS)
+                self._impatient = Client(policy=policy, insecure=self._session.options.insecure)
+            return self._impatient
 
     def close(self, *, abandon: bool) -> None:
         """Wait for what is being written, or give it up."""
         if abandon:
             self._stopped.set()
-        if self._keeping:
-            self._writers.shutdown(cancel_futures=abandon)
+        self._writers.shutdown(cancel_futures=abandon)
 
     # reading
 
-    def ask(self, keys: Iterable[str]) -> None:
-        """Look for the results of these keys, all at once; each is looked for once in a run."""
-        new = [key for key in dict.fromkeys(keys) if key not in self._found] if self._sources else []
+    def ask(self, keys: Mapping[str, Sequence[Kind]]) -> None:
+        """Look for results of these kinds under these keys, all at once; each is looked for once in a run."""
+        new = [key for key in keys if key not in self._found] if self._sources else []
         if len(new) == 1:
-            self._found[new[0]] = self._find(new[0])
+            self._found[new[0]] = self._find(new[0], keys[new[0]])
         elif new:
             with ThreadPoolExecutor(min(_QUESTIONS, len(new)), "ask") as pool:
-                self._found |= dict(zip(new, pool.map(self._find, new), strict=True))
+                found = pool.map(self._find, new, [keys[key] for key in new])
+                self._found |= dict(zip(new, found, strict=True))
 
-    def _find(self, key: str) -> StepResult | None:
+    def _find(self, key: str, kinds: Sequence[Kind]) -> StepResult | None:
         from assembler.registry.results import find_result
 
         for source in self._sources:
@@ -117,12 +118,30 @@ class SharedCache:
                 continue
             try:
                 found = find_result(self._client, source, key)
+                if found is not None and found.kind not in kinds:
+                    fact = f"expected the result of the step {key[:12]} to be of the kind {' or '.join(kinds)}"
+                    raise UntrustedInputError(f"{fact}, it is of the kind {found.kind}", place=source.name)
+            except UntrustedInputError as error:
+                self._session.emit(Note(text=f"the cache {source.name} is wrong: {error.fact}", level="warning"))
+                continue
             except AssembleError as error:
                 self._give_up(source, error, "is not read")
                 continue
             if found is not None:
                 return found
         return None
+
+    def is_to_blame(self, error: AssembleError) -> bool:
+        """Is it about something that a cache has promised, and can the work be done without?"""
+        place = error.place or ""
+        return any(place == source.name or place.startswith(f"{source.name}@") for source in self._sources)
+
+    def do_without(self, error: AssembleError) -> None:
+        """No cache is read any more, and nothing of what was found counts."""
+        for source in self._sources:
+            self._give_up(source, error, "is not read")
+        self._sources = ()
+        self._found.clear()
 
     def _give_up(self, repository: Reference, error: AssembleError, what: str) -> None:
         """Warn, once, that a cache is of no use in this run."""
@@ -171,7 +190,7 @@ class SharedCache:
         """The image of this key, its manifest and config in the store now. None when no cache has it."""
         from assembler.registry.results import DOCUMENT
 
-        self.ask([key])
+        self.ask({key: ("image",)})
         result = self._found.get(key)
         if result is None or result.kind != "image":
             return None

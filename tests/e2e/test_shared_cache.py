@@ -180,7 +180,16 @@ def put(room: Room, key: str, data: bytes) -> None:
     Client().put_manifest(room.repository.tagged(key), media_types.MANIFEST, data)
 
 
-@pytest.mark.parametrize("lie", [lie_about_key, lie_about_files, lie_about_documents, lie_about_everything])
+def lie_about_kind(room: Room, key: str) -> None:
+    """Under the image's key is a layer."""
+    results = (find_result(Client(), room.repository, other) for other in room.tags() if other != key)
+    layer = next(result for result in results if result and result.kind == "layer")
+    put(room, key, result_manifest(key, layer.record, layer.blobs, layer.created))
+
+
+@pytest.mark.parametrize(
+    "lie", [lie_about_key, lie_about_files, lie_about_documents, lie_about_everything, lie_about_kind]
+)
 def test_a_result_that_lies_costs_a_warning(room: Room, lie: Callable[[Room, str], None]) -> None:
     digest = room.warm()
     lie(room, image_key(room))
@@ -188,6 +197,25 @@ def test_a_result_that_lies_costs_a_warning(room: Room, lie: Callable[[Room, str
     ended = program(manifest, "--push", room.target("cold"), "--cache-from", room.cache)
     assert (ended.code, digest_of(ended.stdout.strip())) == (0, digest)
     assert "warning" in ended.stderr
+
+
+@pytest.mark.parametrize("what", ["push", "output"])
+def test_a_blob_that_the_cache_has_lost_is_made_here(room: Room, what: str) -> None:
+    digest = room.warm()
+    result = find_result(Client(), room.repository, image_key(room))
+    assert result
+    layers = [blob for blob in result.blobs if blob.media_type != DOCUMENT]
+    room.registry.blob_path(layers[1].digest).unlink()
+    program, manifest = room.node("cold")
+    where = ["--push", room.target("cold")] if what == "push" else ["--output", f"oci:{room.root}/out"]
+    ended = program(manifest, *where, "--cache-from", room.cache, "--json")
+    assert ended.code == 0, ended.stderr
+    assert ended.json()[0]["digest"] == digest
+    assert "is not read in this run" in ended.stderr
+    if what == "push":
+        output_of(
+            ["skopeo", "copy", "--src-tls-verify=false", f"docker://{room.target('cold')}", f"dir:{room.root}/d"]
+        )
 
 
 def test_a_cache_that_is_not_there_costs_a_warning(room: Room) -> None:
