@@ -91,7 +91,7 @@ def _fail(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _pairs(texts: list[str], option: str) -> dict[str, str]:
+def pairs(texts: list[str], option: str) -> dict[str, str]:
     """`NAME=VALUE` arguments as a mapping."""
     pairs = {}
     for text in texts:
@@ -107,9 +107,9 @@ def _request(arguments: Namespace) -> Request:
 
     return Request(
         manifests=tuple(arguments.manifests),
-        sets=_pairs(arguments.set, "--set"),
-        sources=_pairs(arguments.source, "--source"),
-        bases=_pairs(arguments.base, "--base"),
+        sets=pairs(arguments.set, "--set"),
+        sources=pairs(arguments.source, "--source"),
+        bases=pairs(arguments.base, "--base"),
         platforms=tuple(arguments.platform),
         push=tuple(getattr(arguments, "push", ())),
         outputs=tuple(getattr(arguments, "output", ())),
@@ -130,7 +130,7 @@ def _options(arguments: Namespace) -> Options:
         update=frozenset(update if update is not None else ()),
         jobs=getattr(arguments, "jobs", None),
         keep=getattr(arguments, "keep", False),
-        secrets={name: Path(path) for name, path in _pairs(getattr(arguments, "secret", []), "--secret").items()},
+        secrets={name: Path(path) for name, path in pairs(getattr(arguments, "secret", []), "--secret").items()},
         insecure=tuple(arguments.insecure),
         cache_from=_repositories(arguments, "cache_from"),
         cache_to=_repositories(arguments, "cache_to"),
@@ -178,9 +178,9 @@ def _recalled(arguments: Namespace) -> list[dict[str, Any]] | None:
         return None
     facts = unchanged.request_key(
         manifest=str(Path(arguments.manifests[0]).absolute()),
-        sets=_pairs(arguments.set, "--set"),
-        sources=_pairs(arguments.source, "--source"),
-        bases=_pairs(arguments.base, "--base"),
+        sets=pairs(arguments.set, "--set"),
+        sources=pairs(arguments.source, "--source"),
+        bases=pairs(arguments.base, "--base"),
         platforms=arguments.platform,
         push=arguments.push,
         outputs=arguments.output,
@@ -240,6 +240,12 @@ def _inspect(arguments: Namespace) -> int:
     return inspect_command(arguments, _cache(arguments))
 
 
+def _run(arguments: Namespace) -> int:
+    from assembler.cli_run import run_verb
+
+    return run_verb(arguments, _cache(arguments))
+
+
 def _gc(arguments: Namespace) -> int:
     from assembler.cli_gc import gc_command
 
@@ -264,6 +270,7 @@ _COMMANDS = {
     "plan": _plan,
     "lock": _lock,
     "inspect": _inspect,
+    "run": _run,
     "gc": _gc,
     "list": _list,
     "schema": _schema,

@@ -9,77 +9,11 @@ import argparse
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import NoReturn
 
 from assembler import __version__
+from assembler.cli_help import DETAILS, EXAMPLES, LATER, USAGE, VERBS
 from assembler.errors import RequestError
-
-VERBS: Final = {
-    "build": "assemble images: lock, plan, compile, pack, stack, verify, publish (the default verb)",
-    "plan": "show what would be done: steps, keys, what is cached, what must be fetched",
-    "lock": "resolve tags, versions and packages, and write the lock beside the manifest",
-    "inspect": "show an image's layers, sizes, origins, settings and files",
-    "list": "list the manifests and recipes of the library",
-    "gc": "free what no image and no recent build needs",
-    "schema": "print the JSON Schema of manifests or recipes, for editors",
-}
-LATER: Final = {
-    "run": "`podman run REFERENCE` runs an image that was pushed",
-    "sif": "`apptainer build FILE.sif docker://REFERENCE` converts an image that was pushed",
-    "doctor": "a step that this host cannot do says what is missing",
-    "check": "`assemble inspect IMAGE --files` shows what is in an image",
-    "diff": "`assemble inspect IMAGE --json`, for each of two images, gives values that can be compared",
-}
-"""Verbs that a later version will have, and what to do until then."""
-
-_EXAMPLES = """\
-examples:
-  assemble llama-cpp                      a manifest of the library
-  assemble my.yaml --push registry.example.com/my:1
-  assemble my.yaml --output oci-archive:my.tar
-  assemble plan my.yaml --json
-
-`assemble VERB --help` tells all options of a verb.
-"""
-_USAGE = {
-    "build": "assemble [build] MANIFEST… [options]",
-    "plan": "assemble plan MANIFEST… [options]",
-    "lock": "assemble lock MANIFEST… [--update [NAME]] [options]",
-    "inspect": "assemble inspect IMAGE [options]",
-}
-_DETAILS = {
-    "build": """\
-Assemble each MANIFEST into an image in the store; push it, or write it
-elsewhere, where that is asked for. What is done already is not done again.
-stdout has a line for each place where an image is now.
-""",
-    "plan": """\
-Show the steps of each MANIFEST, their keys, and which of them are cached.
-Nothing is compiled, packed or pushed; of the lock, what is cheap to find out
-is found out and written. With --push, the registry is asked what it has.
-Exit status: 0 nothing to do, 10 work to do.
-""",
-    "lock": """\
-Write NAME.lock.yaml beside each MANIFEST: the digest behind each tag, the
-commit behind each git reference, the hash of each archive, version and hash
-of each package. What is locked stays, unless --update says otherwise.
-""",
-    "inspect": """\
-Show an image: its layers with size and origin, its settings, and with --files
-what is in our own layers. IMAGE is a name in the store, oci:DIR[:TAG], or a
-registry reference.
-""",
-    "list": "List the manifests and recipes that come with assemble.",
-    "gc": """\
-Free what no image of the store and no recent build needs: layers, packages,
-sources, containers, logs. Never what a running assemble needs. What went is
-made or fetched again when it is needed.
-""",
-    "schema": """\
-Print the JSON Schema of manifests or recipes. An editor that is given it
-completes and checks fields.
-""",
-}
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
@@ -130,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
         prog="assemble",
         usage="assemble MANIFEST… [options]\n       assemble VERB …",
         description="Assemble OCI images for GPU and LLM stacks from YAML manifests.",
-        epilog=_EXAMPLES,
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -141,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
         "plan": _plan,
         "lock": _lock,
         "inspect": _inspect,
+        "run": _run,
         "list": _list,
         "gc": _gc,
         "schema": _schema,
@@ -150,8 +85,8 @@ def parser() -> argparse.ArgumentParser:
             verbs.add_parser(
                 name,
                 help=VERBS[name],
-                usage=_USAGE.get(name),
-                description=_DETAILS[name],
+                usage=USAGE.get(name),
+                description=DETAILS[name],
                 formatter_class=argparse.RawDescriptionHelpFormatter,
                 allow_abbrev=False,
             )
@@ -284,6 +219,30 @@ def _inspect(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--files", action="store_true", help="also list the files of our own layers")
     verb.add_argument("--platform", metavar="OS/ARCH", help="of an image with several; default: this machine's")
     _json(verb)
+    _insecure(verb)
+    _cache(verb)
+
+
+def _run(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("target", metavar="TARGET", help="a manifest, a registry reference, oci:DIR, or FILE.sif")
+    verb.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="instead of the image's own")
+    engines = ("podman", "docker", "apptainer")
+    verb.add_argument(
+        "--with",
+        dest="engine",
+        type=_one_of(*engines),
+        metavar="{podman,docker,apptainer}",
+        help="what runs it; default: the first of these that is installed",
+    )
+    verb.add_argument("--print", action="store_true", help="only print the command")
+    group = verb.add_argument_group("what it gets (the first three may be repeated)")
+    _many(group, "--env", "NAME[=VALUE]", "a variable; without VALUE that of this shell, which no `ps` shows")
+    _many(group, "--volume", "HOST:CONTAINER", "a directory of this host")
+    _many(group, "--publish", "PORT", "a port to publish; default: those that the manifest names")
+    group.add_argument("--gpus", metavar="all|none|N|LIST", help="instead of what the image wants")
+    group.add_argument("--user", metavar="USER", help="instead of the image's")
+    group.add_argument("--image", metavar="REF", help="where a manifest's image was pushed: it is not assembled")
+    _many(verb, "--set", "ARG=VALUE", "the value of an argument of the manifest; may be repeated")
     _insecure(verb)
     _cache(verb)
 

@@ -47,7 +47,7 @@ class _Found:
 def inspect_command(arguments: Namespace, cache: Path) -> int:
     """Print the image as text or JSON."""
     platform = _platform(arguments.platform)
-    found = _find(arguments.image, platform, cache, tuple(arguments.insecure))
+    found = find_image(arguments.image, platform, cache, tuple(arguments.insecure))
     value = inspect(
         found.manifest,
         found.config,
@@ -80,7 +80,7 @@ def _platform(text: str | None) -> Platform:
         raise RequestError(str(error), place="--platform") from error
 
 
-def _find(text: str, platform: Platform, cache: Path, insecure: tuple[str, ...]) -> _Found:
+def find_image(text: str, platform: Platform, cache: Path, insecure: tuple[str, ...]) -> _Found:
     store = Store(cache / "store")
     if text.startswith("oci:"):
         path, _, name = text.removeprefix("oci:").partition(":")

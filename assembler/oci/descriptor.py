@@ -16,6 +16,8 @@ ZSTD: Final = "io.github.containers.compression.zstd"
 """On the entry of an index: this image is the zstd twin of another. The value is `true` (containers/image)."""
 TITLE: Final = "org.opencontainers.image.title"
 KEY: Final = "dev.assemble.key"
+RUN: Final = "dev.assemble.run"
+"""How an image wants to be run, as JSON: the manifest's `run:`, and whose GPUs it is for (`vendor`)."""
 COMPRESSOR: Final = "dev.assemble.compressor"
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from assembler.manifest.models import ImageSettings
+from assembler.manifest.models import ImageSettings, Manifest
 from assembler.oci.image import ImageConfig
 
 _VARIABLE = re.compile(r"\$(\$)?\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -21,6 +21,17 @@ _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 def settings_facts(settings: ImageSettings) -> dict[str, Any]:
     """The settings as they go into the image's key."""
     return settings.model_dump(mode="json", exclude_none=True)
+
+
+def run_facts(manifest: Manifest) -> dict[str, Any]:
+    """How the image wants to be run, as is written into it: `run:`, and `vendor`, whose GPUs it is for.
+
+    Empty when the manifest says nothing of it.
+    """
+    facts: dict[str, Any] = manifest.run.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    if manifest.accelerator:
+        facts["vendor"] = "nvidia" if manifest.accelerator.cuda else "amd"
+    return facts
 
 
 def apply_settings(config: ImageConfig, settings: ImageSettings) -> ImageConfig:

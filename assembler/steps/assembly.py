@@ -25,7 +25,7 @@ from assembler.plan.graph import (
     used_compile_steps,
 )
 from assembler.plan.key import key_of
-from assembler.plan.settings import settings_facts
+from assembler.plan.settings import run_facts, settings_facts
 from assembler.steps import bases, compiling, host_files, image_files, layers, packing, records, stacking
 from assembler.steps.bases import BaseHandle
 from assembler.steps.locking import locking_of
@@ -257,6 +257,7 @@ class Assembly:
             wheels=self.wheels.facts() if self.wheels else {},
             settings={
                 "image": settings_facts(self.loaded.manifest.image),
+                "run": run_facts(self.loaded.manifest),
                 "name": self.loaded.manifest.name,
             },
             where=self._where,

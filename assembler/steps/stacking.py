@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from assembler.errors import VerifyError
 from assembler.events import Note
 from assembler.oci import media_types
-from assembler.oci.descriptor import BASE_DIGEST, BASE_NAME, ZSTD, Descriptor
-from assembler.oci.digest import Digest
+from assembler.oci.descriptor import BASE_DIGEST, BASE_NAME, RUN, ZSTD, Descriptor
+from assembler.oci.digest import Digest, canonical_json
 from assembler.oci.image import BlobLayer, Image, ImageConfig, ImageManifest
 from assembler.oci.platform import Platform
 from assembler.oci.reference import Reference
 from assembler.oci.verify import verify_image
 from assembler.plan.graph import Plan
-from assembler.plan.settings import apply_settings
+from assembler.plan.settings import apply_settings, run_facts
 from assembler.steps import host_files, records
 
 if TYPE_CHECKING:
@@ -121,7 +121,9 @@ def stack(assembly: Assembly, plan: Plan, key: str) -> BuiltImage:
     with session.step("image", "stack", manifest.name, key) as report:
         image = assembly.stack(plan)
         image = replace(
-            image, config=apply_settings(image.config, manifest.image), annotations=_annotations(assembly)
+            image,
+            config=apply_settings(image.config, manifest.image),
+            annotations={**_annotations(assembly), **_run_annotation(assembly)},
         )
         document, config_bytes = image.manifest()
         data = document.to_bytes()
@@ -167,6 +169,12 @@ def _tell_unreadable(assembly: Assembly, image: Image) -> None:
     if found:
         text = f"the base has zstd layers ({found}): tools that read gzip alone cannot read this image"
         assembly.session.emit(Note(text=text))
+
+
+def _run_annotation(assembly: Assembly) -> dict[str, str]:
+    """How the image wants to be run; a base is not run."""
+    facts = run_facts(assembly.loaded.manifest)
+    return {RUN: canonical_json(facts).decode()} if facts else {}
 
 
 def _annotations(assembly: Assembly) -> dict[str, str]:

@@ -71,7 +71,9 @@ def assemble(directory: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[As
 COMMANDS = [
     ("biuld ok.yaml", "`biuld` is neither a verb nor a manifest", "did you mean `build`?"),
     ("sif ok.yaml", "`assemble sif` is not there yet", "apptainer build"),
-    ("run ok", "`assemble run` is not there yet", "podman run"),
+    ("run", "expected TARGET", None),
+    ("run --with lxc ok.yaml", "--with: expected one of `podman`, `docker`, `apptainer`, got `lxc`", None),
+    ("run none.yaml --print", "no such file", None),
     ("doctor", "`assemble doctor` is not there yet", "says what is missing"),
     ("check ok.yaml", "`assemble check` is not there yet", "inspect IMAGE --files"),
     ("diff a b", "`assemble diff` is not there yet", "inspect IMAGE --json"),
