@@ -102,6 +102,22 @@ def pairs(texts: list[str], option: str) -> dict[str, str]:
     return pairs
 
 
+def _bases(arguments: Namespace) -> dict[str, str]:
+    """`--base` with images under their full names: what a name without a registry means on this host."""
+    return {role: _base_here(text) for role, text in pairs(arguments.base, "--base").items()}
+
+
+def _base_here(text: str) -> str:
+    if text == "scratch" or text.startswith("oci:") or text.endswith((".yaml", ".yml")):
+        return text
+    from assembler.registry.short_names import full_name
+
+    try:
+        return full_name(text)
+    except ValueError:  # told where the base is looked at, with its place
+        return text
+
+
 def _request(arguments: Namespace) -> Request:
     from assembler.pipeline import Request
 
@@ -109,7 +125,7 @@ def _request(arguments: Namespace) -> Request:
         manifests=tuple(arguments.manifests),
         sets=pairs(arguments.set, "--set"),
         sources=pairs(arguments.source, "--source"),
-        bases=pairs(arguments.base, "--base"),
+        bases=_bases(arguments),
         platforms=tuple(arguments.platform),
         push=tuple(getattr(arguments, "push", ())),
         outputs=tuple(getattr(arguments, "output", ())),
@@ -180,7 +196,7 @@ def _recalled(arguments: Namespace) -> list[dict[str, Any]] | None:
         manifest=str(Path(arguments.manifests[0]).absolute()),
         sets=pairs(arguments.set, "--set"),
         sources=pairs(arguments.source, "--source"),
-        bases=pairs(arguments.base, "--base"),
+        bases=_bases(arguments),
         platforms=arguments.platform,
         push=arguments.push,
         outputs=arguments.output,

@@ -139,9 +139,10 @@ def _stored_names(text: str, store: Store) -> str | None:
 def _in_registry(text: str, platform: Platform, insecure: tuple[str, ...], store: Store) -> _Found:
     from assembler.registry.client import Client
     from assembler.registry.resolve import resolve_base
+    from assembler.registry.short_names import full_name
 
     try:
-        reference = Reference.parse(text)
+        reference = Reference.parse(full_name(text))
     except ValueError as error:
         raise RequestError(
             str(error), place=text, hint="give a name from the store, oci:DIR, or a registry reference"

@@ -214,8 +214,11 @@ def run(
     check: bool = True,
     ok: Sequence[int] = (0,),
     group: Group | None = None,
+    seconds: float | None = None,
 ) -> Completed:
     """Run a command to its end, or to that of its group: StoppedError then.
+
+    What is captured may be bounded: after `seconds` the command is ended, and TimeoutError raised.
 
     With `log` or `on_line`, stdout and stderr are merged, appended to the log and passed on line by line;
     otherwise both are captured. Raises StepError with the last lines when `check` is set and the exit status is
@@ -236,7 +239,10 @@ def run(
         if merged:
             out, err, tail = b"", b"", _follow(child, log, on_line, input_bytes)
         else:
-            out, err = child.communicate(input_bytes)
+            try:
+                out, err = child.communicate(input_bytes, timeout=seconds)
+            except subprocess.TimeoutExpired:
+                raise TimeoutError(f"`{shlex.join(argv)}` did not end within {seconds} seconds") from None
             tail = tuple((out + err).decode(errors="replace").splitlines()[-TAIL_LINES:])
         returncode = child.wait()
     completed = Completed(

@@ -17,6 +17,7 @@ tools=(
   mmdebstrap:mmdebstrap         # bases that need no registry
   mksquashfs:squashfs-tools     # SIF
   newuidmap:uidmap              # subordinate ids
+  openssl:openssl               # certificates for registries of tests
   pigz:pigz                     # what dockerd unpacks gzip with
   podman:podman                 # runs what was assembled
   redis-server:redis-server     # one of the places where sccache keeps objects

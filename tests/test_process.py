@@ -36,3 +36,8 @@ def test_a_program_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(NodeError, match="`mmdebstrap` is not installed") as caught:
         run(["mmdebstrap"])
     assert caught.value.hint == "install the package `mmdebstrap`"
+
+
+def test_a_command_that_takes_too_long_is_ended_with_its_children() -> None:
+    with pytest.raises(TimeoutError, match="did not end within"):
+        run(["sh", "-c", "sleep 100 & sleep 100"], seconds=0.2)

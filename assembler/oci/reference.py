@@ -1,7 +1,8 @@
 """References: `registry/repository:tag@digest`.
 
 Grammar of the distribution specification ("pull", name and reference), with docker's two customs: no registry
-means docker.io, and one component there means `library/`.
+means docker.io, and one component there means `library/`. What `registries.conf` makes of names without a registry
+is no part of it, so that a manifest means the same on every host: see `assembler.registry.short_names`.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ class Reference:
         if slash and (any(mark in first for mark in ".:[") or first == "localhost"):
             registry, repository = first, remainder
         else:
-            registry, repository = DOCKER_HUB, name if slash else f"library/{name}"
+            registry, repository = DOCKER_HUB, name
+        if registry == DOCKER_HUB and repository and "/" not in repository:
+            repository = f"library/{repository}"
         if not _REGISTRY.fullmatch(registry):
             raise ValueError(f"`{registry}` in `{text}` is no registry host")
         if not _NAME.fullmatch(repository) or len(repository) > 255:

@@ -1,21 +1,20 @@
 """The distribution API as this project needs it; the only module that imports oras.
 
-oras-py gives the session, finds credentials (docker's and containers' files, credential helpers) and knows the
-grammar of URLs. It reads whole blobs into memory, has no mount and no useful retry, and keeps one token for
-everything, so transfers and tokens are ours, on its `requests` session: see `connection` and `authentication`.
+oras-py gives the session and knows the grammar of URLs. It reads whole blobs into memory, has no mount and no
+useful retry, keeps one token for everything, and reads no `registries.conf` and no `certs.d`, so transfers,
+tokens, credentials and places are ours, on its `requests` session: see `connection`, `authentication`, `settings`.
 
-Seams for what comes later: `Settings.endpoint` for mirrors, `BlobStream` for resumed downloads.
+Every method takes references as the user wrote them and finds out where they are (`Settings.home`); what only
+reads an image asks the mirrors first.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, urljoin
 
 from assembler.errors import RegistryError
@@ -23,12 +22,15 @@ from assembler.oci import media_types
 from assembler.oci.descriptor import Descriptor
 from assembler.oci.digest import Digest, Readable
 from assembler.oci.reference import Reference
+from assembler.registry.answers import ManifestDocument, MountAnswer
 from assembler.registry.authentication import Credentials, delete, pull, push
+from assembler.registry.certificates import read_certificates
 from assembler.registry.connection import Body, Connection
 from assembler.registry.credentials import find_credentials
+from assembler.registry.mirrors import Mirrors, impatient
 from assembler.registry.refusal import RefusedError, TransientError, bounded_body, discard
 from assembler.registry.retry import RetryPolicy
-from assembler.registry.settings import Endpoint, Settings, read_settings
+from assembler.registry.settings import Endpoint, Located, Settings, read_settings
 from assembler.registry.stream import BlobStream
 from assembler.registry.upload import UploadSession
 
@@ -47,27 +49,7 @@ ACCEPT = ", ".join(
 MANIFEST_LIMIT = 4 << 20  # distribution-spec: registries should refuse more
 _CONFIG_LIMIT = 16 << 20
 _MOST_PAGES = 1000
-_BLOCK = 1 << 20
-_CONNECTIONS = 32
-
-
-class ManifestDocument(NamedTuple):
-    """A manifest or index as it lies in the registry: `digest` is that of `data`, computed by us."""
-
-    media_type: str
-    data: bytes
-    digest: Digest
-
-
-@dataclass(frozen=True, slots=True)
-class MountAnswer:
-    """True when the blob is mounted; else `session` is an upload that the registry opened instead (202)."""
-
-    mounted: bool
-    session: str | None = None
-
-    def __bool__(self) -> bool:
-        return self.mounted
+T = TypeVar("T")
 
 
 class Client:
@@ -84,7 +66,8 @@ class Client:
         known = read_settings() if settings is None else settings
         self._settings = replace(known, insecure=known.insecure | frozenset(insecure))
         self._policy = policy or RetryPolicy()
-        self._connections: dict[Endpoint, Connection] = {}
+        self._connections: dict[tuple[Endpoint, bool], Connection] = {}
+        self._mirrors = Mirrors()
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -98,6 +81,9 @@ class Client:
 
     def get_manifest(self, reference: Reference) -> ManifestDocument:
         """The manifest or index that a tag or digest names; RegistryError when it is not there or not that one."""
+        return self._first(reference, self._get_manifest)
+
+    def _get_manifest(self, reference: Located) -> ManifestDocument:
         url = self._url(reference, "manifest")
         response = self._pull("GET", reference, url, headers={"Accept": ACCEPT})
         data = _body(response, MANIFEST_LIMIT, reference)
@@ -108,7 +94,11 @@ class Client:
         return ManifestDocument(media_type, data, digest)
 
     def head_manifest(self, reference: Reference) -> Descriptor | None:
-        """Type, digest and size of what a tag or digest names, or None when there is no such thing."""
+        """Type, digest and size of what a tag or digest names, or None when there is no such thing.
+
+        Asked of the registry itself, since it is what a push will change.
+        """
+        reference = self._settings.home(reference)
         url = self._url(reference, "manifest")
         response = self._pull("HEAD", reference, url, headers={"Accept": ACCEPT}, missing=True)
         discard(response)
@@ -121,7 +111,7 @@ class Client:
                 size=int(response.headers["Content-Length"]),
             )
         except (ValueError, KeyError):  # the specification allows an answer without these
-            document = self.get_manifest(reference)
+            document = self._get_manifest(reference)
             return Descriptor(media_type=document.media_type, digest=document.digest, size=len(document.data))
 
     def put_manifest(self, reference: Reference, media_type: str, data: bytes) -> Digest:
@@ -131,6 +121,7 @@ class Client:
             reference = reference.at(digest)
         elif reference.digest:
             reference = reference.tagged(reference.tag)
+        reference = self._settings.home(reference)
         connection = self._connection(reference)
         response = connection.request(
             "PUT",
@@ -149,8 +140,10 @@ class Client:
 
     def tags(self, reference: Reference) -> Iterator[str]:
         """The tags of the reference's repository, page by page (distribution-spec, "Listing tags")."""
-        endpoint = self._settings.endpoint(reference)
-        url = self._connection(reference).url(f"{endpoint.host}/v2/{reference.repository}/tags/list?n=1000")
+        reference = self._settings.home(reference)
+        url = self._connection(reference).url(
+            f"{reference.endpoint.host}/v2/{reference.repository}/tags/list?n=1000"
+        )
         for _ in range(_MOST_PAGES):
             response = self._pull("GET", reference, url, missing=True)
             if response.status_code == 404:
@@ -168,6 +161,7 @@ class Client:
 
     def delete_manifest(self, reference: Reference) -> bool:
         """Delete what a digest names. False when it was gone; RefusedError where that is forbidden."""
+        reference = self._settings.home(reference)
         response = self._connection(reference).request(
             "DELETE",
             self._url(reference, "manifest"),
@@ -181,7 +175,8 @@ class Client:
     # blobs
 
     def has_blob(self, reference: Reference, digest: Digest) -> int | None:
-        """The size of a blob in the reference's repository, or None when it is not there."""
+        """The size of a blob in the reference's repository, or None when it is not there. No mirror is asked."""
+        reference = self._settings.home(reference)
         response = self._pull("HEAD", reference, self._url(reference, "blob", digest), missing=True)
         discard(response)
         if response.status_code == 404:
@@ -195,28 +190,42 @@ class Client:
             fact = f"expected at most {_CONFIG_LIMIT} bytes, the manifest announces {descriptor.size}"
             raise RegistryError(fact, place=f"{reference.name}@{descriptor.digest}")
 
-        def once() -> bytes:
-            with self.open_blob(reference, descriptor) as stream:
-                return stream.read()
+        def ask(place: Located) -> bytes:
+            def once() -> bytes:
+                with self.open_blob(place, descriptor) as stream:
+                    return stream.read()
 
-        data: bytes = self._connection(reference).retrying(once)
-        return data
+            data: bytes = self._connection(place).retrying(once)
+            return data
+
+        return self._first(reference, ask, blob=True)
 
     def open_blob(self, reference: Reference, descriptor: Descriptor) -> BlobStream:
         """A blob as a stream (also a context manager; close it) that ends with VerifyError unless it was what the
         descriptor promises. A connection that breaks while reading is a TransientError.
         """
+        return self._first(reference, lambda place: self._open_blob(place, descriptor), blob=True)
+
+    def _open_blob(self, reference: Located, descriptor: Descriptor) -> BlobStream:
         url = self._url(reference, "blob", descriptor.digest)
         return BlobStream(
             self._pull("GET", reference, url, headers={"Accept-Encoding": "identity"}), reference, descriptor
         )
 
+    def neighbours(self, target: Reference, others: Iterable[Reference | None]) -> tuple[str, ...]:
+        """The repositories of the others from which blobs can be mounted into the target's, as `mount` takes them:
+        those that lie in the same registry, whatever name they are known by.
+        """
+        return self._settings.neighbours(target, others)
+
     def mount(self, target: Reference, source_repository: str, digest: Digest) -> MountAnswer:
         """Make a blob of another repository of the same registry appear in the target's, without moving it.
+        `neighbours` has the repositories from which this can be.
 
         A registry that declines may have opened an upload session: pass it on to `upload`. One that refuses
         because we may not read the source counts as declining.
         """
+        target = self._settings.home(target)
         url = self._url(target, "upload")
         query = f"?mount={quote(digest, safe=':')}&from={quote(source_repository, safe='/')}"
         scopes = (push(target.repository), pull(source_repository))
@@ -246,6 +255,7 @@ class Client:
         `progress` is told the number of bytes that are through, which falls when it starts over. `session` is
         one that a declined mount left. The registry checks the digest; RegistryError when it disagrees.
         """
+        reference = self._settings.home(reference)
         connection = self._connection(reference)
         scopes = (push(reference.repository),)
         sessions = [session] if session else []
@@ -273,6 +283,7 @@ class Client:
 
     def open_upload(self, reference: Reference) -> UploadSession:
         """Open an upload, for a blob that is sent in pieces."""
+        reference = self._settings.home(reference)
         response = self._connection(reference).request(
             "POST",
             self._url(reference, "upload"),
@@ -285,6 +296,11 @@ class Client:
         return UploadSession(self._connection(reference), reference, response)
 
     # one connection for each registry
+
+    def _first(self, reference: Reference, ask: Callable[[Located], T], *, blob: bool = False) -> T:
+        """What the first place that can answers: the mirrors, then the registry itself."""
+        mirrors = self._settings.mirrors(reference, blob=blob)
+        return self._mirrors.first(mirrors, lambda: self._settings.home(reference), ask)
 
     def _pull(
         self,
@@ -308,7 +324,7 @@ class Client:
         """URLs by oras's grammar; it takes a host without dot or port for a part of the repository."""
         from oras.container import Container
 
-        endpoint = self._settings.endpoint(reference)
+        endpoint = self._settings.home(reference).endpoint
         container = Container(reference.repository, registry=endpoint.host)
         container.registry, container.namespace = endpoint.host, None
         container.repository = reference.repository
@@ -321,12 +337,13 @@ class Client:
         return self._connection(reference).url(path)
 
     def _connection(self, reference: Reference) -> Connection:
-        endpoint = self._settings.endpoint(reference)
+        place = self._settings.home(reference)
+        key = (place.endpoint, place.is_mirror)
         with self._lock:
-            connection = self._connections.get(endpoint)
+            connection = self._connections.get(key)
             if connection is None:
-                connection = _connect(endpoint, self._settings, self._policy)
-                self._connections[endpoint] = connection
+                connection = _connect(place, self._settings, self._policy)
+                self._connections[key] = connection
             return connection
 
 
@@ -337,48 +354,20 @@ def _body(response: requests.Response, limit: int, reference: Reference) -> byte
         raise RegistryError(str(error), place=str(reference)) from None
 
 
-def _connect(endpoint: Endpoint, settings: Settings, policy: RetryPolicy) -> Connection:
+def _connect(place: Located, settings: Settings, policy: RetryPolicy) -> Connection:
     """oras's session for this host, with connections for many threads and blocks fit for layers."""
-    import requests.adapters
     from oras.logger import logger
     from oras.provider import Registry
 
+    from assembler.registry.sessions import equip
+
     logger.set_level(100)  # it would print to the terminal, which belongs to `cli`
+    endpoint, mirror = place.endpoint, place.is_mirror
+    directory = settings.certificates(endpoint)
     session: requests.Session = Registry(hostname=endpoint.host).session
-    adapter = requests.adapters.HTTPAdapter(pool_connections=4, pool_maxsize=_CONNECTIONS)
-    adapter.init_poolmanager(4, _CONNECTIONS, blocksize=_BLOCK)
-    for prefix in ("https://", "http://"):
-        session.mount(prefix, adapter)
-    session.verify = _trusted()
+    equip(session, endpoint, read_certificates(directory) if directory else None, mirror=mirror)
 
     def credentials(reference: Reference) -> Credentials | None:
-        return find_credentials(reference, settings.credential_files, _ask_oras)
+        return find_credentials(reference, settings.credential_files, settings.credential_helpers)
 
-    return Connection(endpoint, session, credentials, policy)
-
-
-def _trusted() -> bool | str:
-    """Whom to trust: the system's certificates, as podman does; `requests` alone would bring its own list."""
-    if os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE"):
-        return True  # `requests` reads these itself
-    candidates = (
-        os.environ.get("SSL_CERT_FILE"),
-        "/etc/ssl/certs/ca-certificates.crt",
-        "/etc/pki/tls/certs/ca-bundle.crt",
-        "/etc/ssl/ca-bundle.pem",
-    )
-    return next((path for path in candidates if path and Path(path).is_file()), True)
-
-
-def _ask_oras(config: Mapping[str, Any], key: str) -> str | None:
-    """What oras finds for a key in one parsed file, helpers included, as base64 of `user:password`."""
-    from oras.auth import get_auth_backend
-    from oras.container import Container
-
-    backend: Any = get_auth_backend("token")
-    backend._auth_config = config
-    container = Container("name", registry=key)
-    container.registry = key
-    backend.load_configs(container)
-    found = getattr(backend, "_basic_auth", None)
-    return str(found) if found else None
+    return Connection(endpoint, session, credentials, impatient(policy) if mirror else policy)

@@ -19,6 +19,7 @@ from assembler.network import nobody_hint, reason
 from assembler.oci.digest import Readable
 from assembler.oci.reference import Reference
 from assembler.registry.authentication import Authenticator, Credentials, Scopes
+from assembler.registry.certificates import tls_hint
 from assembler.registry.refusal import TransientError, discard, redacted, refusal
 from assembler.registry.retry import TRANSIENT_STATUSES, RetryPolicy, asked_wait, retrying
 from assembler.registry.settings import Endpoint, is_loopback
@@ -223,7 +224,7 @@ class Connection:
                 **options,
             )
         except requests.exceptions.SSLError as error:
-            advice = "add the registry's CA to the system, or call it insecure: `--insecure`, registries.conf"
+            advice = tls_hint(reason(error), self._endpoint.name)
             raise RegistryError(f"`{method} {redacted(url)}`: {reason(error)}", place=place, hint=advice) from None
         except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
             fact, hint = f"`{method} {redacted(url)}`: {reason(error)}", nobody_hint(error)

@@ -12,10 +12,12 @@ import socket
 from collections.abc import Collection, Mapping
 from urllib.parse import urlsplit
 
+from assembler.errors import NodeError
 from assembler.oci import media_types
 from assembler.oci.digest import Digest
 from assembler.oci.reference import Reference
-from assembler.registry.settings import Endpoint, Settings
+from assembler.registry.registries_conf import RegistriesConf, mentions, read_registries
+from assembler.registry.settings import Endpoint, Settings, certificate_roots
 
 _TIMEOUT_SECONDS = 5.0
 _LONGEST_HEAD = 64 << 10
@@ -30,15 +32,17 @@ def peek_digest(
 ) -> Digest | None:
     """The digest that the registry has under this tag (or digest), or None whenever anything is not plain.
 
-    Not plain are: a login, a redirect, a proxy, trouble with TLS or the network, an answer without digest, and
-    a missing image. `insecure` names registries that are asked with plain HTTP, beside those on loopback.
+    Not plain are: a login, a redirect, a proxy, trouble with TLS or the network, an answer without digest, a
+    missing image, and what `registries.conf` or `certs.d` say about the registry, but that it is insecure.
+    `insecure` names registries that are asked with plain HTTP, beside those on loopback.
     """
-    endpoint = Settings(frozenset(insecure)).endpoint(reference)
-    plain = endpoint.security == "insecure"
     environment = os.environ if environment is None else environment
     target = reference.tag or reference.digest
-    if target is None:
+    settings = _settings(reference, frozenset(insecure), environment)
+    if target is None or settings is None or not settings.is_plain(reference):
         return None
+    endpoint = settings.home(reference).endpoint
+    plain = endpoint.security == "insecure"
     if not endpoint.loopback and any(environment.get(name) or environment.get(name.upper()) for name in _PROXIES):
         return None
     request = (
@@ -49,6 +53,17 @@ def peek_digest(
         return _digest_of(_exchange(endpoint, plain, request.encode("ascii")))
     except (OSError, ValueError):
         return None
+
+
+def _settings(reference: Reference, insecure: frozenset[str], environment: Mapping[str, str]) -> Settings | None:
+    """The settings as far as they can matter here; TOML is read only where the registry is named in it."""
+    conf = RegistriesConf()
+    if mentions(environment, reference):
+        try:
+            conf = read_registries(environment)
+        except NodeError:  # the real client tells it
+            return None
+    return Settings(insecure, registries=conf, certificate_roots=certificate_roots(environment))
 
 
 def _exchange(endpoint: Endpoint, plain: bool, request: bytes) -> bytes:

@@ -291,10 +291,7 @@ class _Push:
         if self.client.has_blob(target, descriptor.digest) is not None:
             return through("present")
         session = None
-        sources = [near for near in (blob.origin, *neighbours) if near and near.registry == target.registry]
-        for repository in dict.fromkeys(source.repository for source in sources):
-            if repository == target.repository:
-                continue
+        for repository in self.client.neighbours(target, (blob.origin, *neighbours)):
             answer = self.client.mount(target, repository, descriptor.digest)
             if answer:
                 return through("mounted")

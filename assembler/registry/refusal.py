@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 from assembler.errors import RegistryError
+from assembler.registry.login_hints import login_hint
 
 if TYPE_CHECKING:
     import requests
@@ -57,16 +58,15 @@ def not_logged_in(place: str, had_credentials: bool) -> RefusedError:
     """Nobody, or somebody unknown, asked."""
     registry = place.partition("/")[0]
     if had_credentials:
-        fact, hint = "the registry does not accept the credentials", f"log in again: `podman login {registry}`"
+        fact = "the registry does not accept the credentials"
     else:
         fact = "the registry wants a login, and no credentials are configured for it"
-        hint = f"log in: `podman login {registry}` (or docker, skopeo, buildah); a robot sets REGISTRY_AUTH_FILE"
-    return RefusedError(fact, status=401, code="UNAUTHORIZED", place=place, hint=hint)
+    return RefusedError(fact, status=401, code="UNAUTHORIZED", place=place, hint=login_hint(registry))
 
 
 def _hint(status: int, code: str, place: str, registry: str) -> str | None:
     if status == 401:
-        return f"log in: `podman login {registry}`"
+        return login_hint(registry)
     if status == 403 or code == "DENIED":
         return f"the account may not do this: ask for the right to `{place}`, or log in as another"
     if code in ("MANIFEST_UNKNOWN", "MANIFEST_BLOB_UNKNOWN") or (status == 404 and code != "NAME_UNKNOWN"):

@@ -1,22 +1,37 @@
 """Where a registry is and whose credentials count there, as the field's own configuration files say.
 
-- `registries.conf` (containers-registries.conf(5)): which registries are insecure. Mirrors belong here, too:
-  `Settings.endpoint` is the one place that turns a registry's name into a host.
+- `registries.conf` (containers-registries.conf(5)): where a reference is asked for, what comes before it, what is
+  insecure or blocked. `Settings.home` and `Settings.mirrors` turn a reference into places; nothing else does.
+- `certs.d` (containers-certs.d(5)): directories with certificates, `certificates` reads them.
 - `auth.json` (containers-auth.json(5)) and docker's `config.json`: which files hold credentials, in which order.
 
-Standard library only and quick to import, because `peek` stands on it.
+What the user wrote stays the name of a thing, in the lock and in everything that is printed.
+
+Unlike podman's, our pushes honour `location`: a reference is one place, whoever reads or writes there; they never
+go to a mirror. Standard library only and quick to import, because `peek` stands on it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from assembler.errors import NodeError
 from assembler.oci.reference import DOCKER_HUB, Reference
+from assembler.registry.registries_conf import (
+    AUTH_FILES,
+    ETC,
+    RegistriesConf,
+    RegistryTable,
+    canonical,
+    config_directory,
+    read_registries,
+    tail,
+)
 
 _HUB_HOST = "registry-1.docker.io"
 _HUB_NAMES = (DOCKER_HUB, "index.docker.io", _HUB_HOST)
@@ -41,32 +56,132 @@ class Endpoint:
         """Is this host the machine itself? No proxy stands between then."""
         return is_loopback(self.host)
 
+    @property
+    def name(self) -> str:
+        """The host as configuration files call it."""
+        return DOCKER_HUB if self.host == _HUB_HOST else self.host
+
+
+@dataclass(frozen=True, slots=True)
+class Located(Reference):
+    """A reference as the registry that is asked knows it. `written` is the name that the user knows it by."""
+
+    endpoint: Endpoint = field(kw_only=True)
+    written: str = field(kw_only=True)
+    is_mirror: bool = field(kw_only=True, default=False)
+
+    def __str__(self) -> str:
+        own = Reference.__str__(self)
+        return (
+            own if self.written == self.name else f"{self.written}{own.removeprefix(self.name)} (at {self.name})"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the configuration files say. `insecure` holds registries, `registry/namespace` or `*.domain`."""
+    """What the configuration files say. `insecure` names registries, `registry/namespace` or `*.domain`, beside
+    those that `registries` calls so; `certificate_roots` are `certs.d` directories, the first that knows a host
+    counts.
+    """
 
     insecure: frozenset[str] = frozenset()
     credential_files: tuple[Path, ...] = field(default=())
+    registries: RegistriesConf = field(default_factory=RegistriesConf)
+    certificate_roots: tuple[Path, ...] = ()
 
-    def endpoint(self, reference: Reference) -> Endpoint:
-        """The host to ask for this reference. Mirrors will come before it."""
-        if reference.registry in _HUB_NAMES:
-            return Endpoint(_HUB_HOST)
-        insecure = is_loopback(reference.registry) or any(_covers(prefix, reference) for prefix in self.insecure)
-        return Endpoint(reference.registry, "insecure" if insecure else "verified")
+    def home(self, reference: Reference) -> Located:
+        """The registry itself: where pushes go, and pulls that no mirror serves.
+
+        NodeError names the file that blocks it, or whose `location` makes no reference.
+        """
+        if isinstance(reference, Located):
+            return reference
+        table = self.registries.find(reference)
+        _refuse_blocked(table, reference)
+        if table is None or table.location is None:
+            return self._located(reference, reference, insecure=table is not None and table.insecure)
+        found = _moved(reference, table, table.location)
+        _refuse_blocked(self.registries.find(found), reference)
+        return self._located(reference, found, insecure=table.insecure)
+
+    def mirrors(self, reference: Reference, *, blob: bool = False) -> tuple[Located, ...]:
+        """Where to ask before `home`, in order, for the image that this names or for a `blob` of it.
+
+        A registry that is blocked may have mirrors: then they are all there is.
+        """
+        table = None if isinstance(reference, Located) else self.registries.find(reference)
+        found = []
+        for mirror in table.mirrors if table else ():
+            if table and mirror.serves(reference, blob=blob):
+                moved = _moved(reference, table, mirror.location)
+                other = self.registries.find(moved)
+                if other is None or not other.blocked:
+                    found.append(self._located(reference, moved, insecure=mirror.insecure, is_mirror=True))
+        return tuple(found)
+
+    def neighbours(self, target: Reference, others: Iterable[Reference | None]) -> tuple[str, ...]:
+        """The repositories of those others that lie in the target's registry, as that knows them, but its own."""
+        home = self.home(target)
+        near: dict[str, None] = {}
+        for other in filter(None, others):
+            with contextlib.suppress(NodeError):  # blocked: it came from a mirror
+                place = self.home(other)
+                if place.endpoint == home.endpoint and place.repository != home.repository:
+                    near[place.repository] = None
+        return tuple(near)
+
+    def is_plain(self, reference: Reference) -> bool:
+        """Is it asked for just where its name says, by rules that nothing but `insecure` changes?"""
+        table = self.registries.find(reference)
+        plain = table is None or not (table.location or table.mirrors or table.blocked)
+        return plain and self.certificates(self.home(reference).endpoint) is None
+
+    def certificates(self, endpoint: Endpoint) -> Path | None:
+        """The directory with the certificates for a host, or None."""
+        places = (root / endpoint.name for root in self.certificate_roots)
+        return next((place for place in places if place.is_dir()), None)
+
+    @property
+    def credential_helpers(self) -> tuple[str, ...]:
+        """Where credentials are looked for, in order: AUTH_FILES for the files, else a helper's name."""
+        return self.registries.credential_helpers or (AUTH_FILES,)
+
+    def _located(
+        self, reference: Reference, found: Reference, *, insecure: bool, is_mirror: bool = False
+    ) -> Located:
+        if found.registry in _HUB_NAMES:
+            endpoint = Endpoint(_HUB_HOST)
+        else:
+            named = any(tail(canonical(found), prefix) is not None for prefix in self.insecure)
+            insecure = insecure or named or is_loopback(found.registry)
+            endpoint = Endpoint(found.registry, "insecure" if insecure else "verified")
+        return Located(
+            registry=found.registry,
+            repository=found.repository,
+            tag=found.tag,
+            digest=found.digest,
+            endpoint=endpoint,
+            written=reference.name,
+            is_mirror=is_mirror,
+        )
 
 
-def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
+def read_settings(environment: Mapping[str, str] | None = None, *, etc: Path = ETC) -> Settings:
     """The settings of this user on this machine. A file that is missing says nothing.
 
-    NodeError names a `registries.conf` that is no TOML.
+    NodeError names a `registries.conf` that cannot be understood.
     """
     environment = os.environ if environment is None else environment
-    insecure: set[str] = set()
-    for path in _registries_files(environment):
-        insecure |= _insecure_of(path)
-    return Settings(frozenset(insecure), credential_files(environment))
+    return Settings(
+        credential_files=credential_files(environment),
+        registries=read_registries(environment, etc),
+        certificate_roots=certificate_roots(environment, etc),
+    )
+
+
+def certificate_roots(environment: Mapping[str, str], etc: Path = ETC) -> tuple[Path, ...]:
+    """The `certs.d` directories: the user's, the system's, docker's."""
+    return (config_directory(environment) / "certs.d", etc / "containers/certs.d", etc / "docker/certs.d")
 
 
 def credential_files(environment: Mapping[str, str]) -> tuple[Path, ...]:
@@ -78,11 +193,10 @@ def credential_files(environment: Mapping[str, str]) -> tuple[Path, ...]:
         return (Path(named),)
     home = Path(environment.get("HOME") or "~").expanduser()
     runtime = environment.get("XDG_RUNTIME_DIR")
-    config = Path(environment.get("XDG_CONFIG_HOME") or home / ".config")
     docker = Path(environment.get("DOCKER_CONFIG") or home / ".docker")
     return (
         Path(runtime, "containers/auth.json") if runtime else Path(f"/run/containers/{os.getuid()}/auth.json"),
-        config / "containers/auth.json",
+        config_directory(environment) / "auth.json",
         docker / "config.json",
     )
 
@@ -96,7 +210,7 @@ def credential_keys(reference: Reference) -> Iterator[str]:
         yield from _HUB_KEYS
     else:
         yield reference.registry
-        yield from (f"https://{reference.registry}{tail}" for tail in ("", "/", "/v1/", "/v2/"))
+        yield from (f"https://{reference.registry}{end}" for end in ("", "/", "/v1/", "/v2/"))
 
 
 def is_loopback(host: str) -> bool:
@@ -105,48 +219,26 @@ def is_loopback(host: str) -> bool:
     return name in ("localhost", "::1") or name.endswith(".localhost") or name.startswith("127.")
 
 
-def _registries_files(environment: Mapping[str, str]) -> Iterator[Path]:
-    if named := environment.get("CONTAINERS_REGISTRIES_CONF"):
-        yield Path(named)
-        return
-    home = Path(environment.get("HOME") or "~").expanduser()
-    config = Path(environment.get("XDG_CONFIG_HOME") or home / ".config")
-    for directory in (config / "containers", Path("/etc/containers")):
-        main = directory / "registries.conf"
-        if main.exists():  # the user's own file replaces the system's
-            yield main
-            break
-    for directory in (Path("/etc/containers"), config / "containers"):
-        yield from sorted((directory / "registries.conf.d").glob("*.conf"))
-
-
-def _insecure_of(path: Path) -> set[str]:
-    try:
-        text = path.read_text()
-    except OSError:
-        return set()
-    if "insecure" not in text:
-        return set()
-    import tomllib
-
-    try:
-        value = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+def _refuse_blocked(table: RegistryTable | None, reference: Reference) -> None:
+    if table and table.blocked:
         raise NodeError(
-            f"expected TOML: {error}", place=str(path), hint="see containers-registries.conf(5)"
-        ) from error
-    entries = value.get("registry")
-    return {
-        str(entry.get("prefix") or entry.get("location"))
-        for entry in (entries if isinstance(entries, list) else ())
-        if isinstance(entry, dict) and entry.get("insecure") is True
-    }
+            f"the registry is blocked: `{table.prefix}` in {table.file} has `blocked = true`",
+            place=str(reference),
+            hint="name another image, or ask whoever keeps that file",
+        )
 
 
-def _covers(prefix: str, reference: Reference) -> bool:
-    """Does an entry of `registries.conf` mean this reference? Its prefix ends at a `/`, `:` or `@`, or all."""
-    if prefix.startswith("*."):
-        domain, slash, rest = prefix[1:].partition("/")
-        host = reference.registry.partition(":")[0]
-        return host.endswith(domain) and (not slash or f"{reference.repository}/".startswith(f"{rest}/"))
-    return f"{reference.name}/".startswith(f"{prefix}/") or f"{reference}".startswith((f"{prefix}:", f"{prefix}@"))
+def _moved(reference: Reference, table: RegistryTable, location: str) -> Reference:
+    """The reference with the table's prefix replaced by a location."""
+    text = f"{location}{tail(canonical(reference), table.prefix) or ''}"
+    try:
+        found = Reference.parse(text)
+    except ValueError:
+        found = None
+    if found is None or not text.startswith(f"{found.registry}/"):
+        raise NodeError(
+            f"`{table.prefix}`: the location `{location}` makes `{text}` of it, which is no image of a registry",
+            place=str(table.file),
+            hint="a location is HOST[:PORT][/NAMESPACE], see containers-registries.conf(5)",
+        )
+    return found

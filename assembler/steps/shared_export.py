@@ -46,7 +46,7 @@ class Export:
         self._client = client
         self._target = target
         self._stopped = stopped
-        self._neighbours = [reference for reference in pushed if reference.registry == target.registry]
+        self._neighbours = list(pushed)
         self._found = found or {}
         self._reports: list[BlobReport] = []
         self.origins: dict[Digest, Reference] = {}
@@ -159,7 +159,6 @@ class Export:
             return True
         near = [*self._neighbours, *filter(None, [self.origins.get(layer.digest)])]
         return any(
-            bool(self._client.mount(self._target, reference.repository, layer.digest))
-            for reference in near
-            if reference.registry == self._target.registry
+            bool(self._client.mount(self._target, repository, layer.digest))
+            for repository in self._client.neighbours(self._target, near)
         )

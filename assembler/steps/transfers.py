@@ -43,7 +43,7 @@ def _transfer(assembly: Assembly, target: Reference, layer: Layer) -> Transfer:
     )
     if session.client.has_blob(target, descriptor.digest) is not None:
         return found.by("present", target.name)
-    if origin and origin.registry == target.registry:
+    if origin and session.client.neighbours(target, [origin]):
         return found.by("mount", origin.name)
     if origin and not session.store.has(descriptor.digest):
         return found.by("stream", origin.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from support.images import image_of
@@ -38,6 +39,37 @@ def test_is_silent_otherwise(registry: RunningRegistry, login_registry: RunningR
     assert peek_digest(Reference.parse("registry.invalid/x:1"), environment=proxied) is None
 
 
+@pytest.mark.parametrize(
+    ("conf", "answers"),
+    [
+        ('# location = "{host}"', True),
+        ('[[registry]]\nlocation = "elsewhere.test"\nblocked = true', True),
+        ('[[registry]]\nlocation = "{host}"\ninsecure = true', True),
+        ('[[registry]]\nlocation = "{host}"\nblocked = true', False),
+        ('[[registry]]\nprefix = "{host}"\nlocation = "elsewhere.test"', False),
+        ('[[registry]]\nlocation = "{host}"\n[[registry.mirror]]\nlocation = "elsewhere.test"', False),
+        ('[[registry]]\nlocation = "{host}"\ninsecure = 1', False),
+    ],
+)
+def test_is_silent_where_registries_conf_says_more_of_the_registry(
+    client: Client,
+    registry: RunningRegistry,
+    store: Store,
+    repository: str,
+    tmp_path: Path,
+    conf: str,
+    answers: bool,
+) -> None:
+    target = registry.reference(f"{repository}:1")
+    digest = push(client, image_of(store, {"a": repository.encode()}), store, [target]).digest
+    path = tmp_path / "registries.conf"
+    path.write_text(conf.format(host=registry.host))
+    mark = registry.mark()
+    environment = {"HOME": str(tmp_path), "CONTAINERS_REGISTRIES_CONF": str(path)}
+    assert peek_digest(target, environment=environment) == (digest if answers else None)
+    assert len(registry.asked(mark)) == answers
+
+
 def test_imports_nothing_heavy() -> None:
     heavy = (
         "requests",
@@ -50,6 +82,7 @@ def test_imports_nothing_heavy() -> None:
         "http.client",
         "ssl",
         "email",
+        "tomllib",
     )
     code = f"import sys, assembler.registry.peek; print([name for name in {heavy} if name in sys.modules])"
     assert (

@@ -1,29 +1,17 @@
-"""Configuration files of the field: insecure registries, and whose credentials count."""
+"""Configuration files of the field: which registries are insecure, which files count; waiting, and redaction."""
 
 from __future__ import annotations
 
-import base64
-import json
 from pathlib import Path
-from typing import Any
 
-import pytest
-
-from assembler.errors import NodeError, RegistryError
 from assembler.oci.reference import Reference
-from assembler.registry.client import _ask_oras
-from assembler.registry.credentials import find_credentials
 from assembler.registry.refusal import redacted
 from assembler.registry.retry import RetryPolicy, asked_wait
 from assembler.registry.settings import Settings, credential_files, is_loopback, read_settings
 
 
-def _basic(user: str) -> str:
-    return base64.b64encode(f"{user}:secret".encode()).decode()
-
-
 def _endpoint(text: str, *insecure: str) -> tuple[str, str]:
-    endpoint = Settings(frozenset(insecure)).endpoint(Reference.parse(text))
+    endpoint = Settings(frozenset(insecure)).home(Reference.parse(text)).endpoint
     return endpoint.host, endpoint.security
 
 
@@ -49,10 +37,12 @@ def test_registries_conf(tmp_path: Path) -> None:
         '[[registry]]\nlocation = "three.lan"\ninsecure = false\n'
     )
     environment = {"CONTAINERS_REGISTRIES_CONF": str(path), "HOME": str(tmp_path)}
-    assert read_settings(environment).insecure == {"one.lan", "*.two.lan"}
-    path.write_text("insecure [")
-    with pytest.raises(NodeError, match=r"registries\.conf.*expected TOML"):
-        read_settings(environment)
+    settings = read_settings(environment, etc=tmp_path / "etc")
+    security = {
+        host: settings.home(Reference.parse(f"{host}/x")).endpoint.security
+        for host in ("one.lan", "x.two.lan", "two.lan", "three.lan", "one.lan:5000")
+    }
+    assert [host for host, found in security.items() if found == "insecure"] == ["one.lan", "x.two.lan"]
 
 
 def test_credential_files() -> None:
@@ -63,58 +53,6 @@ def test_credential_files() -> None:
         "/h/.config/containers/auth.json",
         "/d/config.json",
     ]
-
-
-@pytest.mark.parametrize(
-    ("text", "auths", "user"),
-    [
-        ("quay.io/a/b", {"quay.io": {"auth": _basic("host")}, "quay.io/a": {"auth": _basic("near")}}, "near"),
-        ("quay.io/ab/b", {"quay.io": {"auth": _basic("host")}, "quay.io/a": {"auth": _basic("near")}}, "host"),
-        ("ubuntu", {"https://index.docker.io/v1/": {"auth": _basic("hub")}}, "hub"),
-        ("ubuntu", {"docker.io": {"auth": _basic("hub")}}, "hub"),
-        ("quay.io/a", {"https://quay.io": {"auth": _basic("old")}}, "old"),
-        ("quay.io/a", {"quay.io.evil": {"auth": _basic("evil")}}, None),
-        ("quay.io/a", {"quay.io": {}}, None),
-    ],
-)
-def test_most_specific_key_wins(tmp_path: Path, text: str, auths: dict[str, Any], user: str | None) -> None:
-    path = tmp_path / "auth.json"
-    path.write_text(json.dumps({"auths": auths}))
-    found = find_credentials(Reference.parse(text), [tmp_path / "missing.json", path], _ask_oras)
-    assert (found.basic if found else None) == (_basic(user) if user else None)
-    assert "secret" not in repr(found)
-    assert not user or _basic(user) not in repr(found)
-
-
-def test_credential_helpers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    helper = tmp_path / "docker-credential-tests"
-    helper.write_text(
-        "#!/bin/sh\nread server\n"
-        'case $server in quay.io) echo \'{"Username":"<token>","Secret":"identity"}\';; '
-        'broken.io) echo nonsense;; *) echo \'{"Username":"u","Secret":"s"}\';; esac\n'
-    )
-    helper.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps({"credHelpers": dict.fromkeys(("quay.io", "ghcr.io", "broken.io"), "tests")}))
-    quay, ghcr = (
-        find_credentials(Reference.parse(f"{host}/a"), [path], _ask_oras) for host in ("quay.io", "ghcr.io")
-    )
-    assert quay
-    assert ghcr
-    assert (quay.identity_token, ghcr.basic) == ("identity", base64.b64encode(b"u:s").decode())
-    assert find_credentials(Reference.parse("other.io/a"), [path], _ask_oras) is None
-    with pytest.raises(RegistryError, match="cannot be read") as failed:
-        find_credentials(Reference.parse("broken.io/a"), [path], _ask_oras)
-    assert "nonsense" not in failed.value.render()
-
-
-def test_unreadable_file_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "auth.json"
-    path.write_text('{"auths": {"quay.io": {"auth": "c2VjcmV0"')
-    with pytest.raises(RegistryError, match="expected JSON") as failed:
-        find_credentials(Reference.parse("quay.io/a"), [path], _ask_oras)
-    assert "c2VjcmV0" not in failed.value.render()
 
 
 def test_waiting() -> None:

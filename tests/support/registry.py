@@ -20,6 +20,7 @@ from assembler.oci.reference import Reference
 # "robot" with the password "secret", as `htpasswd -nbB` writes it
 HTPASSWD = "robot:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n"
 _START_SECONDS = 20.0
+ELSEWHERE = "0.0.0.0"  # noqa: S104  (nobody binds to it; who connects to it gets to this host)
 
 
 @dataclass(frozen=True)
@@ -85,21 +86,37 @@ class RunningRegistry:
         return requests
 
 
+@dataclass(frozen=True)
+class Tls:
+    """What a registry shows, and whose clients it lets in: anybody, or who shows a certificate of `clients`."""
+
+    certificate: Path
+    key: Path
+    clients: Path | None = None
+
+
 @contextlib.contextmanager
-def running_registry(directory: Path, *, htpasswd: str | None = None) -> Iterator[RunningRegistry]:
-    """Start a registry with its own storage below `directory`, and end it with the block."""
+def running_registry(
+    directory: Path, *, htpasswd: str | None = None, tls: Tls | None = None
+) -> Iterator[RunningRegistry]:
+    """Start a registry with its own storage below `directory`, and end it with the block.
+
+    With TLS its host is written as ELSEWHERE, which is no name for loopback: what is there counts as insecure.
+    """
     program = need("docker-registry")
     directory.mkdir(parents=True, exist_ok=True)
     log = directory / "registry.log"
     for _ in range(5):  # another process may take the port between choosing and listening
         host = f"127.0.0.1:{free_port()}"
         config = directory / "config.yml"
-        config.write_text(json.dumps(_config(directory, host, htpasswd)))
+        config.write_text(json.dumps(_config(directory, host, htpasswd, tls)))
         with log.open("ab") as output:
             child = subprocess.Popen([program, "serve", str(config)], stdout=output, stderr=output)
         try:
             if _listens(child, host):
-                yield RunningRegistry(host, directory / "storage", log, child)
+                yield RunningRegistry(
+                    host.replace("127.0.0.1", ELSEWHERE) if tls else host, directory / "storage", log, child
+                )
                 return
         finally:
             child.terminate()
@@ -107,7 +124,8 @@ def running_registry(directory: Path, *, htpasswd: str | None = None) -> Iterato
     raise AssertionError(f"docker-registry does not start:\n{log.read_text()[-2000:]}")
 
 
-def _config(directory: Path, host: str, htpasswd: str | None) -> dict[str, object]:
+def _config(directory: Path, host: str, htpasswd: str | None, tls: Tls | None) -> dict[str, object]:
+    http: dict[str, object] = {"addr": host, "secret": "for tests"}
     config: dict[str, object] = {
         "version": "0.1",
         "log": {"level": "info", "formatter": "json", "accesslog": {"disabled": True}},
@@ -115,8 +133,11 @@ def _config(directory: Path, host: str, htpasswd: str | None) -> dict[str, objec
             "filesystem": {"rootdirectory": str(directory / "storage")},
             "delete": {"enabled": True},
         },
-        "http": {"addr": host, "secret": "for tests"},
+        "http": http,
     }
+    if tls is not None:
+        clients = {"clientcas": [str(tls.clients)]} if tls.clients else {}
+        http["tls"] = {"certificate": str(tls.certificate), "key": str(tls.key), **clients}
     if htpasswd is not None:
         path = directory / "htpasswd"
         path.write_text(htpasswd)
