@@ -14,7 +14,8 @@ Lines read: verb, name, short key, outcome, seconds, detail.
 The objects of `JsonRenderer` carry `event` and `time` (RFC 3339, UTC), and by event:
 
     step_started    step, verb, name
-    step_progress   step, done_bytes, total_bytes (or null); at most two a second for one step, and the last
+    step_progress   step, done_bytes, total_bytes (or null), bytes_per_second and seconds_left (over the last
+                    eight seconds; null while nobody can tell); at most two a second for one step, and the last
     step_output     step, line; only with verbose
     step_finished   step, verb, name, outcome, seconds, detail, key (or null)
     step_stopped    step, verb, name, seconds: it ran when the work failed or was interrupted
@@ -127,10 +128,7 @@ class JsonRenderer(_Lifecycle):
                 self._running[event.step] = Running(event.verb, event.name, now)
                 self._write("step_started", asdict(event))
             elif isinstance(event, StepProgress):
-                is_last = event.done_bytes == event.total_bytes
-                if is_last or now - self._progress_at.get(event.step, -1e9) >= _JSON_PROGRESS_SECONDS:
-                    self._progress_at[event.step] = now
-                    self._write("step_progress", asdict(event))
+                self._write_progress(event, now)
             elif isinstance(event, StepOutput):
                 if self._verbose:
                     self._write("step_output", asdict(event))
@@ -140,6 +138,20 @@ class JsonRenderer(_Lifecycle):
                 self._write("step_finished", {**asdict(event), "seconds": round(event.seconds, 3)})
             else:
                 self._write("note", asdict(event))
+
+    def _write_progress(self, event: StepProgress, now: float) -> None:
+        if running := self._running.get(event.step):
+            running.progress(event.done_bytes, event.total_bytes, now)
+        is_last = event.done_bytes == event.total_bytes
+        if not is_last and now - self._progress_at.get(event.step, -1e9) < _JSON_PROGRESS_SECONDS:
+            return
+        self._progress_at[event.step] = now
+        rate, left = (running.rate(now), running.seconds_left(now)) if running else (None, None)
+        measured = {
+            "bytes_per_second": None if rate is None else round(rate),
+            "seconds_left": None if left is None else round(left),
+        }
+        self._write("step_progress", {**asdict(event), **measured})
 
     def stop(self, *, failed: bool = False) -> None:
         """Say which steps did not come to their end."""

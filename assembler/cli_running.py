@@ -9,6 +9,7 @@ from assembler.cli_text import duration_text, fit, pad, printable, redact, size_
 
 _WINDOW_SECONDS = 8.0
 _SAMPLE_SECONDS = 0.25
+_LONGEST_SECONDS = 100 * 86_400.0
 _VERB, _NAME, _KEY, _OUTCOME, _SECONDS = 9, 28, 6, 7, 7
 
 
@@ -61,15 +62,31 @@ class Running:
         self.done_bytes, self.total_bytes = done_bytes, total_bytes
         if not self._samples or now - self._samples[-1][0] >= _SAMPLE_SECONDS:
             self._samples.append((now, done_bytes))
-        while len(self._samples) > 2 and now - self._samples[0][0] > _WINDOW_SECONDS:
+        while len(self._samples) > 1 and now - self._samples[1][0] >= _WINDOW_SECONDS:
             self._samples.popleft()
 
     def rate(self, now: float) -> float | None:
-        """Bytes a second over the window; None while there is too little to tell."""
+        """Bytes a second over the window, which ends now, whether anything moves or not; None while there is too
+        little to tell.
+        """
         if self.done_bytes is None or not self._samples:
             return None
-        since, then = self._samples[0]
+        # The newest sample before the window began: what moved within it came after that.
+        before = [sample for sample in self._samples if now - sample[0] >= _WINDOW_SECONDS]
+        since, then = before[-1] if before else self._samples[0]
         return (self.done_bytes - then) / (now - since) if now - since >= 1.0 else None
+
+    def seconds_left(self, now: float) -> float | None:
+        """How long it takes still at this rate; None when it cannot be told, as when nothing moves.
+
+        What is left in less than a second is not announced: the end of a transfer is the registry's work on what
+        it got, which no rate tells.
+        """
+        rate = self.rate(now)
+        if not rate or self.total_bytes is None or self.done_bytes is None:
+            return None
+        seconds = (self.total_bytes - self.done_bytes) / rate
+        return seconds if 1.0 <= seconds <= _LONGEST_SECONDS else None
 
     def amount_text(self, now: float) -> str:
         """Bytes done, of how many, how fast, how long still; empty when no bytes are counted."""
@@ -80,8 +97,8 @@ class Running:
             parts[0] += f" of {size_text(self.total_bytes)}"
         if (rate := self.rate(now)) is not None:
             parts.append(f"{size_text(rate)}/s")
-            if rate > 0 and self.total_bytes is not None and self.total_bytes > self.done_bytes:
-                parts.append(f"{_whole_seconds((self.total_bytes - self.done_bytes) / rate)} left")
+        if (left := self.seconds_left(now)) is not None:
+            parts.append(f"{_whole_seconds(left)} left")
         return "  ".join(parts)
 
     def live_line(self, now: float) -> str:

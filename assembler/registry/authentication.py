@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from assembler.errors import RegistryError
 from assembler.oci.reference import Reference
-from assembler.registry.refusal import RefusedError, bounded_body, not_logged_in, redacted, refusal
+from assembler.registry.refusal import RefusedError, not_logged_in, redacted, refusal
 
 if TYPE_CHECKING:
     import requests
 
 Scopes: TypeAlias = tuple[str, ...]
-Send: TypeAlias = Callable[..., "requests.Response"]
+Send: TypeAlias = Callable[..., "LoginAnswer"]
 """(method, url, place, headers, data): one request without our authentication, retried, timeouts set."""
 
 _PARAMETER = re.compile(r'([A-Za-z_]+)="([^"]*)"')
 _SHORTEST_LIFE = 60.0
-_BODY_LIMIT = 1 << 20
+_LONGEST_LIFE = 86_400.0
 
 
 def pull(repository: str) -> str:
@@ -65,11 +65,20 @@ class Credentials:
 
 
 @dataclass(frozen=True, slots=True)
+class LoginAnswer:
+    """What a login server answered: the body of a 200, or what to say of anything else."""
+
+    status: int
+    body: bytes = field(repr=False)
+    refused: RefusedError | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Challenge:
     """A `WWW-Authenticate` header: how the registry wants to be asked."""
 
     scheme: str
-    realm: str = ""
+    realm: str = field(default="", repr=False)  # whatever a registry writes there
     service: str = ""
     scope: str = ""
 
@@ -145,8 +154,9 @@ class Authenticator:
         text = value.get("token") or value.get("access_token")
         if not isinstance(text, str) or not text.isascii() or not text.isprintable():
             raise RegistryError("the login server gave no token", place=reference.name)
+        # Counted from now: `issued_at` is the time of another clock.
         life = value.get("expires_in")
-        seconds = float(life) if isinstance(life, int | float) and life > 0 else _SHORTEST_LIFE
+        seconds = min(life, _LONGEST_LIFE) if isinstance(life, int | float) and life > 0 else _SHORTEST_LIFE
         return _Token(f"Bearer {text}", time.monotonic() + seconds * 0.75)
 
     def _fetch_token(
@@ -159,20 +169,20 @@ class Authenticator:
         if credentials and credentials.identity_token:
             data = {"grant_type": "refresh_token", "refresh_token": credentials.identity_token}
             data |= {"service": challenge.service, "scope": " ".join(wanted), "client_id": "assemble"}
-            response = self._send("POST", realm, place, data=data)
+            answer = self._send("POST", realm, place, data=data)
         else:
             basic = credentials.basic if credentials else None
             headers = {"Authorization": f"Basic {basic}"} if basic else {}
             query = [("service", challenge.service)] if challenge.service else []
             query += [("scope", scope) for scope in wanted]
-            response = self._send("GET", realm, place, headers=headers, params=query)
-        if response.status_code in (400, 401, 403):
-            bounded_body(response, _BODY_LIMIT)
+            answer = self._send("GET", realm, place, headers=headers, params=query)
+        if answer.status in (400, 401, 403):
             raise not_logged_in(place, had_credentials=credentials is not None)
-        if response.status_code != 200:
-            raise refusal(response.request.method or "", response, place)
+        if answer.refused:
+            raise answer.refused
         try:
-            value = json.loads(bounded_body(response, _BODY_LIMIT))
-        except ValueError as error:
-            raise RegistryError(f"the login server's answer: {error}", place=place) from None
+            value = json.loads(answer.body)
+        except (ValueError, RecursionError) as error:
+            fact = f"expected JSON from the login server `{redacted(realm)}`, got something else"
+            raise RegistryError(fact, place=place, detail=[str(error)[:200]]) from None
         return value if isinstance(value, dict) else {}

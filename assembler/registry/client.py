@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import quote, urljoin
+from urllib.parse import quote
 
 from assembler.errors import RegistryError
 from assembler.oci import media_types
@@ -25,11 +25,14 @@ from assembler.oci.reference import Reference
 from assembler.registry.answers import ManifestDocument, MountAnswer
 from assembler.registry.authentication import Credentials, delete, pull, push
 from assembler.registry.certificates import read_certificates
-from assembler.registry.connection import Body, Connection
+from assembler.registry.connection import Body, Connection, joined
 from assembler.registry.credentials import find_credentials
+from assembler.registry.limits import check_size
 from assembler.registry.mirrors import Mirrors, impatient
-from assembler.registry.refusal import RefusedError, TransientError, bounded_body, discard
+from assembler.registry.receiving import discard
+from assembler.registry.refusal import RefusedError, TransientError
 from assembler.registry.retry import RetryPolicy
+from assembler.registry.sending import Sending
 from assembler.registry.settings import Endpoint, Located, Settings, read_settings
 from assembler.registry.stream import BlobStream
 from assembler.registry.upload import UploadSession
@@ -47,6 +50,8 @@ ACCEPT = ", ".join(
     )
 )
 MANIFEST_LIMIT = 4 << 20  # distribution-spec: registries should refuse more
+# Registry 2.8 writes its links in place: who pushes a blob a second time makes it unreadable for a moment.
+_RACES = ("DIGEST_INVALID", "MANIFEST_BLOB_UNKNOWN")
 _CONFIG_LIMIT = 16 << 20
 _MOST_PAGES = 1000
 T = TypeVar("T")
@@ -85,8 +90,9 @@ class Client:
 
     def _get_manifest(self, reference: Located) -> ManifestDocument:
         url = self._url(reference, "manifest")
-        response = self._pull("GET", reference, url, headers={"Accept": ACCEPT})
-        data = _body(response, MANIFEST_LIMIT, reference)
+        response, data = self._connection(reference).document(
+            url, reference, MANIFEST_LIMIT, scopes=(pull(reference.repository),), headers={"Accept": ACCEPT}
+        )
         digest = Digest.of(data)
         if reference.digest and digest != reference.digest:
             raise RegistryError(f"expected {reference.digest}, the bytes give {digest}", place=str(reference))
@@ -131,6 +137,7 @@ class Client:
             expect=(201, 202),
             headers={"Content-Type": media_type},
             body=Body.of(data),
+            races=_RACES,
         )
         discard(response)
         said = response.headers.get("Docker-Content-Digest")
@@ -145,19 +152,20 @@ class Client:
             f"{reference.endpoint.host}/v2/{reference.repository}/tags/list?n=1000"
         )
         for _ in range(_MOST_PAGES):
-            response = self._pull("GET", reference, url, missing=True)
+            response, data = self._connection(reference).document(
+                url, reference, MANIFEST_LIMIT, scopes=(pull(reference.repository),), expect=(200, 404)
+            )
             if response.status_code == 404:
-                discard(response)
                 return
             try:
-                tags = json.loads(_body(response, MANIFEST_LIMIT, reference)).get("tags") or []
+                tags = json.loads(data).get("tags") or []
             except (ValueError, AttributeError):
                 raise RegistryError("expected a list of tags, got something else", place=reference.name) from None
             yield from (str(tag) for tag in tags)
             following = response.links.get("next", {}).get("url")
             if not following:
                 return
-            url = urljoin(response.url, following)
+            url = joined(response.url, following, reference.name)
 
     def delete_manifest(self, reference: Reference) -> bool:
         """Delete what a digest names. False when it was gone; RefusedError where that is forbidden."""
@@ -202,15 +210,26 @@ class Client:
 
     def open_blob(self, reference: Reference, descriptor: Descriptor) -> BlobStream:
         """A blob as a stream (also a context manager; close it) that ends with VerifyError unless it was what the
-        descriptor promises. A connection that breaks while reading is a TransientError.
+        descriptor promises. When the connection breaks while reading, it goes on from there on another.
         """
-        return self._first(reference, lambda place: self._open_blob(place, descriptor), blob=True)
 
-    def _open_blob(self, reference: Located, descriptor: Descriptor) -> BlobStream:
-        url = self._url(reference, "blob", descriptor.digest)
-        return BlobStream(
-            self._pull("GET", reference, url, headers={"Accept-Encoding": "identity"}), reference, descriptor
-        )
+        def opened(place: Located) -> BlobStream:
+            places = [place]
+
+            def open_at(start: int) -> requests.Response:
+                # The rest, after a break, may come from any place that has it.
+                if places:
+                    return self._blob_at(places.pop(), descriptor, start)
+                return self._first(reference, lambda other: self._blob_at(other, descriptor, start), blob=True)
+
+            return BlobStream(open_at, place, descriptor, self._policy)
+
+        return self._first(reference, opened, blob=True)
+
+    def _blob_at(self, place: Located, descriptor: Descriptor, start: int) -> requests.Response:
+        headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={start}-"} if start else {})}
+        url = self._url(place, "blob", descriptor.digest)
+        return self._pull("GET", place, url, headers=headers, expect=(200, 206, 416) if start else (200,))
 
     def neighbours(self, target: Reference, others: Iterable[Reference | None]) -> tuple[str, ...]:
         """The repositories of the others from which blobs can be mounted into the target's, as `mount` takes them:
@@ -239,7 +258,9 @@ class Client:
         if response.status_code == 201:
             return MountAnswer(mounted=True)
         location = response.headers.get("Location")
-        return MountAnswer(mounted=False, session=urljoin(response.url, location) if location else None)
+        return MountAnswer(
+            mounted=False, session=joined(response.url, location, str(target)) if location else None
+        )
 
     def upload(
         self,
@@ -250,32 +271,36 @@ class Client:
         *,
         session: str | None = None,
     ) -> None:
-        """Send a blob in one stream; `open_blob` is called again when it has to start over.
+        """Send a blob; `open_blob` is called again when it has to start over. See `sending` for how.
 
         `progress` is told the number of bytes that are through, which falls when it starts over. `session` is
         one that a declined mount left. The registry checks the digest; RegistryError when it disagrees.
         """
         reference = self._settings.home(reference)
+        check_size(reference, descriptor)
         connection = self._connection(reference)
-        scopes = (push(reference.repository),)
-        sessions = [session] if session else []
-        body = Body(open=open_blob, size=descriptor.size, progress=progress)
+        Sending(
+            connection,
+            reference,
+            descriptor,
+            open_blob,
+            open_session=lambda: self.open_upload(reference),
+            is_there=lambda: self.has_blob(reference, descriptor.digest) == descriptor.size,
+            progress=progress,
+            session=UploadSession(connection, reference, session) if session else None,
+        ).run()
 
-        def once() -> None:
-            where = sessions.pop() if sessions else self.open_upload(reference).location
-            url = f"{where}{'&' if '?' in where else '?'}digest={quote(descriptor.digest, safe=':')}"
-            headers = {"Content-Type": "application/octet-stream", "Content-Length": str(descriptor.size)}
-            try:
-                response = connection.request_once(
-                    "PUT", url, reference, scopes=scopes, expect=(201, 204), headers=headers, body=body
-                )
-            except RefusedError as error:
-                if error.code != "BLOB_UPLOAD_UNKNOWN":  # the session is gone, as after a restart: open another
-                    raise
-                raise TransientError(error.fact, place=error.place, hint=error.hint) from None
-            discard(response)
+    def confirm_blob(self, reference: Reference, descriptor: Descriptor) -> None:
+        """The registry said that it took this blob: RegistryError when it does not have it."""
 
-        connection.retrying(once)
+        def look() -> None:
+            found = self.has_blob(reference, descriptor.digest)
+            if found is None or found not in (0, descriptor.size):
+                has = "has nothing" if found is None else f"has {found} bytes"
+                fact = f"the registry took blob {descriptor.digest} of {descriptor.size} bytes, and {has}"
+                raise TransientError(fact, place=reference.name, hint="look at its log and its storage")
+
+        self._connection(self._settings.home(reference)).retrying(look)
 
     def check_push(self, reference: Reference) -> None:
         """May we push there? Opens an upload and cancels it. RegistryError says what is missing."""
@@ -293,7 +318,7 @@ class Client:
             headers={"Content-Length": "0"},
         )
         discard(response)
-        return UploadSession(self._connection(reference), reference, response)
+        return UploadSession.opened(self._connection(reference), reference, response)
 
     # one connection for each registry
 
@@ -310,13 +335,14 @@ class Client:
         *,
         headers: dict[str, str] | None = None,
         missing: bool = False,
+        expect: Collection[int] = (200,),
     ) -> requests.Response:
         return self._connection(reference).request(
             method,
             url,
             reference,
             scopes=(pull(reference.repository),),
-            expect=(200, 404) if missing else (200,),
+            expect=(200, 404) if missing else expect,
             headers=headers,
         )
 
@@ -345,13 +371,6 @@ class Client:
                 connection = _connect(place, self._settings, self._policy)
                 self._connections[key] = connection
             return connection
-
-
-def _body(response: requests.Response, limit: int, reference: Reference) -> bytes:
-    try:
-        return bounded_body(response, limit)
-    except ValueError as error:
-        raise RegistryError(str(error), place=str(reference)) from None
 
 
 def _connect(place: Located, settings: Settings, policy: RetryPolicy) -> Connection:

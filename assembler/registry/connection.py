@@ -12,25 +12,29 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from assembler.errors import RegistryError
 from assembler.network import nobody_hint, reason
 from assembler.oci.digest import Readable
 from assembler.oci.reference import Reference
-from assembler.registry.authentication import Authenticator, Credentials, Scopes
+from assembler.registry.authentication import Authenticator, Credentials, LoginAnswer, Scopes
 from assembler.registry.certificates import tls_hint
-from assembler.registry.refusal import TransientError, discard, redacted, refusal
+from assembler.registry.receiving import bounded_body, discard
+from assembler.registry.refusal import RefusedError, TransientError, redacted, refusal
 from assembler.registry.retry import TRANSIENT_STATUSES, RetryPolicy, asked_wait, retrying
 from assembler.registry.settings import Endpoint, is_loopback
 
 if TYPE_CHECKING:
     import requests
 
-CONNECT_SECONDS = 30.0  # urllib3 also applies this to each block that is sent
-READ_SECONDS = 120.0
-COMMIT_SECONDS = 900.0  # a registry may copy a blob of many gigabytes before it answers
 _SMALL = 64 << 10
+_SENT_AT_ONCE = 64 << 10  # a block has to be through within `RetryPolicy.connect` seconds, on slow links as well
+_LOGIN_LIMIT = 1 << 20
+_MOST_REDIRECTS = 10
+_RACE_CHANCES = 3
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_SAME_METHOD = frozenset({307, 308})
 _PROBE_SECONDS = 10.0
 _NO_PROXY: Mapping[str, Any] = {"http": None, "https": None, "all": None}
 
@@ -65,7 +69,7 @@ class _Sending:
             yield block
 
     def read(self, amount: int = -1) -> bytes:
-        block = self._stream.read(amount)
+        block = self._stream.read(min(amount, _SENT_AT_ONCE))
         self._done += len(block)
         if block and self._body.progress:
             self._body.progress(self._done)
@@ -91,6 +95,8 @@ class Connection:
     ) -> None:
         self._endpoint = endpoint
         self._session = session
+        # `requests` prepares a redirect, with all of its body in memory, even where it may not follow.
+        session.get_redirect_target = _nowhere  # type: ignore[method-assign,assignment]
         self._policy = policy
         self._authenticator = Authenticator(
             self._send_to_login, credentials, plain_login=endpoint.security == "insecure"
@@ -98,6 +104,8 @@ class Connection:
         self._scheme: str | None = None
         self._has_answered = False
         self._lock = threading.Lock()
+        self.part_bytes: int | None = None
+        """The largest request that gets through, once one was refused for its size (413); else None."""
 
     def url(self, path: str) -> str:
         """The full URL of `host/v2/…`."""
@@ -128,21 +136,62 @@ class Connection:
         expect: Collection[int],
         headers: Mapping[str, str] | None = None,
         body: Body | None = None,
+        races: Collection[str] = (),
     ) -> requests.Response:
         """Send until it is answered with one of `expect`. The answer's body is not read yet.
 
+        `races` are codes of refusals that another writer's unfinished work may cause: they are tried again.
         Raises RefusedError for any other answer, TransientError when the tries are used up.
         """
-        return retrying(
-            self._policy,
-            lambda: self.request_once(
-                method, url, reference, scopes=scopes, expect=expect, headers=headers, body=body
-            ),
-        )
+        chances = iter(range(_RACE_CHANCES))
+
+        def once() -> requests.Response:
+            try:
+                return self.request_once(
+                    method, url, reference, scopes=scopes, expect=expect, headers=headers, body=body
+                )
+            except RefusedError as error:
+                if error.code not in races or next(chances, None) is None:
+                    raise
+                raise TransientError(error.fact, place=error.place, hint=error.hint) from None
+
+        return retrying(self._policy, once)
+
+    def document(
+        self,
+        url: str,
+        reference: Reference,
+        limit: int,
+        *,
+        scopes: Scopes,
+        expect: Collection[int] = (200,),
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[requests.Response, bytes]:
+        """Get a document of at most `limit` bytes, with its body: a try that breaks off in it is no answer."""
+
+        def once() -> tuple[requests.Response, bytes]:
+            response = self.request_once("GET", url, reference, scopes=scopes, expect=expect, headers=headers)
+            return response, self._whole(response, limit, str(reference))
+
+        return retrying(self._policy, once)
 
     def retrying(self, action: Callable[[], Any]) -> Any:
         """Retry several requests as one, with this connection's patience."""
         return retrying(self._policy, action)
+
+    @property
+    def policy(self) -> RetryPolicy:
+        """The patience of this connection."""
+        return self._policy
+
+    def _whole(self, response: requests.Response, limit: int, place: str) -> bytes:
+        try:
+            return bounded_body(response, limit, self._policy.slowest)
+        except ValueError as error:
+            raise RegistryError(str(error), place=place) from None
+        except OSError as error:
+            response.close()
+            raise TransientError(f"the answer broke off: {error}", place=place) from None
 
     def request_once(
         self,
@@ -170,13 +219,16 @@ class Connection:
             finally:
                 discard(response)
             if body and not _is_small(body):
-                raise TransientError("the login expired", place=place, after=0.0)
+                hint = (
+                    "tokens end before an upload does: are the clocks of the registry and its login server right?"
+                )
+                raise TransientError("the login expired", place=place, hint=hint, after=0.0, status=401)
         if response.status_code in expect:
             return response
         error = refusal(method, response, place)
         if response.status_code in TRANSIENT_STATUSES:
             after = asked_wait(response.headers.get("Retry-After"))
-            raise TransientError(error.fact, place=place, hint=error.hint, after=after)
+            raise TransientError(error.fact, place=place, hint=error.hint, after=after, status=error.status)
         raise error
 
     def _ours(self, url: str) -> bool:
@@ -184,13 +236,15 @@ class Connection:
         parts = urlsplit(url)
         return parts.scheme == self.scheme and parts.netloc == self._endpoint.host
 
-    def _send_to_login(self, method: str, url: str, place: str, **options: Any) -> requests.Response:
-        def once() -> requests.Response:
+    def _send_to_login(self, method: str, url: str, place: str, **options: Any) -> LoginAnswer:
+        def once() -> LoginAnswer:
             response = self._send(method, url, place, **options)
             if response.status_code in TRANSIENT_STATUSES:
                 after = asked_wait(response.headers.get("Retry-After"))
                 raise TransientError(refusal(method, response, place).fact, place=place, after=after)
-            return response
+            if response.status_code == 200:
+                return LoginAnswer(200, self._whole(response, _LOGIN_LIMIT, place))
+            return LoginAnswer(response.status_code, b"", refusal(method, response, place))
 
         return retrying(self._policy, once)
 
@@ -204,24 +258,58 @@ class Connection:
         body: Body | None = None,
         **options: Any,
     ) -> requests.Response:
-        """One exchange; connection trouble becomes TransientError, an untrusted certificate a plain error."""
+        """One exchange and the redirects that it takes. A body starts over at each, without our credentials.
+
+        `requests` would send what is left of a body, and read the bodies of redirects whatever their size.
+        """
+        sent = dict(headers or {})
+        for _ in range(_MOST_REDIRECTS):
+            response = self._exchange(method, url, place, sent, body, options)
+            location = response.headers.get("Location")
+            can_follow = method in ("GET", "HEAD") or (
+                response.status_code in _SAME_METHOD and options.get("data") is None  # which is a login
+            )
+            if not location or response.status_code not in _REDIRECTS or not can_follow:
+                return response
+            discard(response)
+            before, url = urlsplit(url), joined(url, location, place)
+            options.pop("params", None)  # they were for the first address
+            if (before.scheme, before.netloc) != urlsplit(url)[:2]:
+                sent.pop("Authorization", None)
+        fact = f"`{method} {redacted(url)}`: more than {_MOST_REDIRECTS} redirects"
+        raise RegistryError(fact, place=place, hint="the registry, or a proxy before it, sends in circles")
+
+    def _exchange(
+        self,
+        method: str,
+        url: str,
+        place: str,
+        headers: Mapping[str, str],
+        body: Body | None,
+        options: Mapping[str, Any],
+    ) -> requests.Response:
+        """One request; connection trouble becomes TransientError, an untrusted certificate a plain error."""
         import requests.exceptions
 
+        policy = self._policy
         stream = body.open() if body else None
         try:
+            data: Any = options.get("data")
             if body and stream:
                 sending = _Sending(stream, body) if body.size is None else _SizedSending(stream, body)
-                options["data"] = sending.read() if _is_small(body) else sending
+                data = sending.read() if _is_small(body) else sending
             response = self._session.request(
                 method,
                 url,
-                headers=dict(headers or {}),
+                params=options.get("params"),
+                data=data,
+                headers=dict(headers),
                 auth=_as_it_is,
                 stream=True,
-                timeout=(CONNECT_SECONDS, COMMIT_SECONDS if method == "PUT" else READ_SECONDS),
+                allow_redirects=False,
+                timeout=(policy.connect, policy.commit if method == "PUT" else policy.silence),
                 verify=self._session.verify if self._endpoint.security == "verified" else False,
                 proxies=_NO_PROXY if is_loopback(urlsplit(url).netloc) else None,  # type: ignore[arg-type]
-                **options,
             )
         except requests.exceptions.SSLError as error:
             advice = tls_hint(reason(error), self._endpoint.name)
@@ -238,6 +326,25 @@ class Connection:
                 stream.close()
         self._has_answered = True
         return response
+
+
+def joined(url: str, location: str, place: str) -> str:
+    """Where a `Location` leads; RegistryError for one that is no address.
+
+    A registry behind a proxy that ends TLS may not know it, and call itself by `http`: that is the same host.
+    """
+    try:
+        target = urljoin(url, location)
+        here, there = urlsplit(url), urlsplit(target)
+        if here.scheme == "https" and there.scheme == "http" and here.netloc == there.netloc:
+            return target.replace("http", "https", 1)
+    except ValueError:
+        there = None
+    if there is None or there.scheme not in ("http", "https") or not there.netloc:
+        raise RegistryError(
+            f"the registry sends us to `{redacted(location)[:200]}`, which is no address", place=place
+        )
+    return target
 
 
 def _is_small(body: Body) -> bool:
@@ -268,6 +375,10 @@ def _expect_no_certificates() -> None:
 
 def _with(headers: Mapping[str, str] | None, authorization: str | None) -> dict[str, str]:
     return {**(headers or {}), **({"Authorization": authorization} if authorization else {})}
+
+
+def _nowhere(response: requests.Response) -> None:
+    """Where a redirect leads, for `requests`: `Connection` follows them itself."""
 
 
 def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:

@@ -9,6 +9,7 @@ Nobody can see a blob before its upload is committed under its digest, and no im
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from assembler.oci.reference import Reference
 from assembler.registry.client import Client
 from assembler.registry.refusal import RefusedError, TransientError
 from assembler.registry.retry import RetryPolicy
+from assembler.registry.upload import UploadSession, is_forgotten
 
 START_BYTES: Final = 4 << 20
 """A blob that ends before is not worth a conversation of its own: it goes with the rest of the image."""
@@ -156,33 +158,47 @@ class Following:
         self._over.set()
 
     def _send(self, client: Client) -> Arrival | None:
-        """Send it in one stream, and again from its start after a failure that may pass."""
+        """Send it in one stream, and after a failure that may pass the rest, where the registry has kept the
+        beginning, else all again.
+        """
         sent_all = False
+        broken: UploadSession | None = None
         for failures in range(self._policy.attempts):
-            session = client.open_upload(self._target)
-            committed = False
+            session, start = self._begin(client, broken)
+            broken, committed = None, False
             try:
-                session.stream(lambda: _Stream(self, partial(self._ask, client)))
+                session.stream(partial(_Stream, self, partial(self._ask, client), start), start)
                 sent_all = True
                 _, digest = self.wait_for(self.sent)
-                session.commit(str(digest))
+                if digest is not None:  # as the stream has ended
+                    session.commit(digest)
                 committed = True
             except _NotWantedError as end:
                 return "pushed" if end.arrival and sent_all else end.arrival
             except TransientError as error:
                 if failures + 1 == self._policy.attempts:
                     raise
+                broken = session if self.sent >= self._policy.resume else None
                 self._policy.sleep(self._policy.wait(failures, error.after))
             except RefusedError as error:
                 # That it lost this one, in a restart say, tells nothing about the next.
-                self.refused = error.code != "BLOB_UPLOAD_UNKNOWN"
+                self.refused = not is_forgotten(error) and error.code != "DIGEST_INVALID"
                 raise
             finally:
-                if not committed:
+                if not committed and broken is None:
                     session.cancel()
             if committed:
                 return "pushed"
         return None
+
+    def _begin(self, client: Client, broken: UploadSession | None) -> tuple[UploadSession, int]:
+        """An upload, and how many bytes of the blob it has."""
+        if broken is not None:
+            with contextlib.suppress(RefusedError):
+                start = broken.offset()
+                if 0 < start <= self._size:
+                    return broken, start
+        return client.open_upload(self._target), 0
 
     def wait_for(self, size: int) -> tuple[int, Digest | None]:
         """Wait until so many bytes are there, or all: how many there are, and the digest when that is all.
@@ -207,15 +223,15 @@ class Following:
 
 
 class _Stream:
-    """The blob from its start to its end, waiting for what is not there yet.
+    """The blob from `start` to its end, waiting for what is not there yet.
 
     `on_whole` is told the digest once, when the blob is whole and much of it is still to be sent.
     """
 
-    def __init__(self, blob: Following, on_whole: Callable[[Digest], None]) -> None:
+    def __init__(self, blob: Following, on_whole: Callable[[Digest], None], start: int = 0) -> None:
         self._blob = blob
         self._on_whole: Callable[[Digest], None] | None = on_whole
-        self._at = 0
+        self._at = start
 
     def read(self, amount: int = -1, /) -> bytes:
         """Read like a file."""

@@ -24,6 +24,7 @@ from assembler.oci.layout import Store
 from assembler.oci.reference import Reference
 from assembler.registry.client import Client
 from assembler.registry.following import Following, Uplink
+from assembler.registry.limits import check_size
 
 Way = Literal["present", "mounted", "streamed", "pushed"]
 _LOOK_SECONDS = 0.2
@@ -234,6 +235,9 @@ class _Push:
         empty = list({target.name: target for target in waiting if target.name not in filled}.values())
         distinct = list({blob.descriptor.digest: blob for blob in blobs}.values())
         self.meter.total = sum(blob.descriptor.size for blob in distinct) * len(empty)
+        for target in empty:
+            for blob in distinct:
+                check_size(target, blob.descriptor)
         reports: list[BlobReport] = []
         neighbours = list(unchanged)
         for target in empty:
@@ -287,8 +291,9 @@ class _Push:
         if following:
             self._await(following, target, descriptor)
             if following.arrival:
+                self.client.confirm_blob(target, descriptor)
                 return through(following.arrival)
-        if self.client.has_blob(target, descriptor.digest) is not None:
+        if self.client.has_blob(target, descriptor.digest) in (0, descriptor.size):  # 0: it does not say
             return through("present")
         session = None
         for repository in self.client.neighbours(target, (blob.origin, *neighbours)):
@@ -304,6 +309,7 @@ class _Push:
             lambda done: self.meter.report(target.name, descriptor.digest, done),
             session=session,
         )
+        self.client.confirm_blob(target, descriptor)
         return through(way)
 
     def _await(self, following: Following, target: Reference, descriptor: Descriptor) -> None:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from assembler.errors import RegistryError
 from assembler.registry.login_hints import login_hint
+from assembler.registry.receiving import bounded_body
 
 if TYPE_CHECKING:
     import requests
@@ -28,18 +29,30 @@ class RefusedError(RegistryError):
 
 
 class TransientError(RegistryError):
-    """It may go better next time. `after` is how long the registry asked to wait, in seconds, or None."""
+    """It may go better next time. `after` is how long the registry asked to wait, in seconds, or None; `status` is
+    HTTP's, 0 when there was no answer.
+    """
 
     def __init__(
-        self, fact: str, *, place: str | None, hint: str | None = None, after: float | None = None
+        self,
+        fact: str,
+        *,
+        place: str | None,
+        hint: str | None = None,
+        after: float | None = None,
+        status: int = 0,
     ) -> None:
         super().__init__(fact, place=place, hint=hint)
         self.after = after
+        self.status = status
 
 
 def redacted(url: str) -> str:
     """A URL without user, password and query: signed addresses carry credentials there."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return url.partition("?")[0].rpartition("@")[2]
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit((parts.scheme, host, parts.path, "", ""))
 
@@ -65,6 +78,8 @@ def not_logged_in(place: str, had_credentials: bool) -> RefusedError:
 
 
 def _hint(status: int, code: str, place: str, registry: str) -> str | None:
+    if 300 <= status < 400:
+        return "the registry, or a proxy before it, sends us elsewhere: is the address right?"
     if status == 401:
         return login_hint(registry)
     if status == 403 or code == "DENIED":
@@ -76,23 +91,6 @@ def _hint(status: int, code: str, place: str, registry: str) -> str | None:
     if status == 413:
         return "the registry, or a proxy before it, limits the size of a layer: see `client_max_body_size`"
     return None
-
-
-def bounded_body(response: requests.Response, limit: int) -> bytes:
-    """The body of a streamed answer; ValueError when it is longer than `limit` bytes."""
-    data: bytes = response.raw.read(limit + 1, decode_content=True) or b""
-    if len(data) > limit:
-        response.close()
-        raise ValueError(f"expected at most {limit} bytes, got more")
-    return data
-
-
-def discard(response: requests.Response) -> None:
-    """Done with an answer: what little body it has is read, so that its connection can be used again."""
-    try:
-        bounded_body(response, _BODY_LIMIT)
-    except Exception:  # nobody wants these bytes; a broken connection shows at the next request
-        response.close()
 
 
 def _spec_error(response: requests.Response) -> tuple[str, str]:

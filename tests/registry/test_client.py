@@ -140,7 +140,9 @@ def test_passing_failures_are_tried_again(front: Front, repository: str, status:
     front.fail = lambda method, _path: next(failures, None) if method == "PUT" else None
     target = front.reference(repository)
     client.upload(target, _blob(data), lambda: io.BytesIO(data))
-    assert [method for method, _, _ in front.seen] == ["POST", "PUT", "POST", "PUT"]
+    # What fits into the buffers of a broken connection counts as sent, and is asked for first.
+    asked = [method for method, _, _ in front.seen if method != "HEAD"]
+    assert asked == ["POST", "PUT", "POST", "PUT"]
     assert waits == [7.0] if status else len(waits) == 1
     assert client.has_blob(target, Digest.of(data)) == len(data)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.faulty_proxy import Cut, faulty_proxy, once
 from support.front import Front, running_front
 from support.images import AMD64
 from support.registry import RunningRegistry
@@ -96,6 +97,17 @@ def test_a_broken_connection_starts_over(
     following = follow(uplink(client, front.reference(repository)), tmp_path / "blob")
     assert following.arrival == "pushed"
     assert front.cuts == []
+    assert registry.blob_path(Digest.of(DATA)).read_bytes() == DATA
+
+
+def test_a_stream_that_broke_goes_on_where_the_registry_kept_its_beginning(
+    client: Client, registry: RunningRegistry, repository: str, tmp_path: Path
+) -> None:
+    with faulty_proxy(registry.host) as proxy:
+        proxy.resumes, proxy.rule = True, once(Cut("body", at=18 * MEBIBYTE), method="PATCH")
+        assert follow(uplink(client, proxy.reference(repository)), tmp_path / "blob").arrival == "pushed"
+        assert proxy.asked("POST", "GET", "PATCH") == ["POST", "PATCH", "GET", "PATCH"]
+        assert proxy.received == len(DATA)
     assert registry.blob_path(Digest.of(DATA)).read_bytes() == DATA
 
 
