@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 EXIT_INTERRUPTED = 130
 EXIT_WORK_TO_DO = 10
 _DEBUG = "ASSEMBLE_DEBUG"
+_LATEST_EPOCH = 253402300799  # the end of the year 9999, the last that RFC 3339 can write
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -118,6 +119,17 @@ def _base_here(text: str) -> str:
         return text
 
 
+def _epoch() -> int | None:
+    """The time that images of manifests without `epoch` are of, by the convention of reproducible-builds.org."""
+    text = os.environ.get("SOURCE_DATE_EPOCH")
+    if not text:
+        return None
+    if not (text.isascii() and text.isdecimal() and int(text) <= _LATEST_EPOCH):
+        fact = f"expected seconds since 1970, got `{text}`"
+        raise RequestError(fact, place="SOURCE_DATE_EPOCH", hint="`git log -1 --format=%ct` prints some")
+    return int(text)
+
+
 def _request(arguments: Namespace) -> Request:
     from assembler.pipeline import Request
 
@@ -130,6 +142,8 @@ def _request(arguments: Namespace) -> Request:
         push=tuple(getattr(arguments, "push", ())),
         outputs=tuple(getattr(arguments, "output", ())),
         compression=getattr(arguments, "compression", None),
+        attach=tuple(getattr(arguments, "attach", ())),
+        epoch=_epoch(),
     )
 
 
@@ -190,7 +204,9 @@ def _recalled(arguments: Namespace) -> list[dict[str, Any]] | None:
 
     from assembler.steps import unchanged
 
-    if len(arguments.manifests) != 1 or arguments.update or not Path(arguments.manifests[0]).is_file():
+    if len(arguments.manifests) != 1 or arguments.update or arguments.attach:
+        return None
+    if not Path(arguments.manifests[0]).is_file():
         return None
     facts = unchanged.request_key(
         manifest=str(Path(arguments.manifests[0]).absolute()),
@@ -202,6 +218,7 @@ def _recalled(arguments: Namespace) -> list[dict[str, Any]] | None:
         outputs=arguments.output,
         compression=arguments.compression,
         cache_to=_repositories(arguments, "cache_to"),
+        epoch=_epoch(),
     )
     result = unchanged.recall(_cache(arguments), facts, tuple(arguments.insecure))
     if result is None:

@@ -162,6 +162,7 @@ def _build(verb: argparse.ArgumentParser) -> None:
         metavar="KIND:PATH",
         help="write a directory (oci:DIR) or one file (oci-archive:FILE)",
     )
+    _many(result, "--attach", "[TYPE=]FILE", "push this file too, as a referrer of the image: an SBOM, a report")
     _overrides(verb)
     _shared(verb, writes=True)
     locking = _locking(verb)

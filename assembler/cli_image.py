@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from assembler.cli_inspect import files_text, inspect, inspect_text, layer_files, stored_layer_files
-from assembler.errors import AssembleError, RequestError
+from assembler.errors import AssembleError, RegistryError, RequestError
 from assembler.manifest.problems import alternatives
 from assembler.oci.descriptor import REF_NAME
 from assembler.oci.digest import Digest
@@ -18,10 +18,12 @@ from assembler.oci.platform import Platform
 from assembler.oci.reference import Reference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from assembler.cli_inspect import LayerFile
     from assembler.oci.descriptor import Descriptor
+    from assembler.registry.client import Client
+    from assembler.registry.resolve import ResolvedBase
 
 
 class _Found:
@@ -35,6 +37,7 @@ class _Found:
         files: Callable[[Descriptor], Iterator[LayerFile]],
         store: Store | None = None,
         index: ImageIndex | None = None,
+        referrers: Sequence[Descriptor] | None = None,
     ) -> None:
         self.digest = digest
         self.manifest = manifest
@@ -42,6 +45,7 @@ class _Found:
         self.files = files
         self.store = store
         self.index = index
+        self.referrers = referrers
 
 
 def inspect_command(arguments: Namespace, cache: Path) -> int:
@@ -55,6 +59,7 @@ def inspect_command(arguments: Namespace, cache: Path) -> int:
         digest=found.digest,
         store=found.store,
         index=found.index,
+        referrers=found.referrers,
     )
     if arguments.files:
         for entry, layer in zip(value["layers"], found.manifest.layers, strict=True):
@@ -159,4 +164,23 @@ def _in_registry(text: str, platform: Platform, insecure: tuple[str, ...], store
         with client.open_blob(found.reference, layer) as stream:
             yield from layer_files(stream)
 
-    return _Found(Digest.parse(found.reference.digest), found.manifest, found.config, files, index=found.index)
+    return _Found(
+        Digest.parse(found.reference.digest),
+        found.manifest,
+        found.config,
+        files,
+        index=found.index,
+        referrers=_referrers(client, found),
+    )
+
+
+def _referrers(client: Client, found: ResolvedBase) -> list[Descriptor] | None:
+    """What is attached to the image, and to the index that it was chosen from; None when that cannot be known."""
+    from assembler.registry.referrers import list_referrers
+
+    subjects = [found.reference.at(found.index_digest)] if found.index_digest else []
+    subjects.append(found.reference)
+    try:
+        return [referrer for subject in subjects for referrer in list_referrers(client, subject)]
+    except RegistryError:  # the image was read, and that is what was asked for
+        return None

@@ -14,13 +14,13 @@ import shlex
 import sys
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import IO, Any, cast
 
 from assembler.cli_text import printable, size_text, table
 from assembler.errors import UntrustedInputError
-from assembler.oci.descriptor import BASE_DIGEST, BASE_NAME, ZSTD, Descriptor
+from assembler.oci.descriptor import BASE_DIGEST, BASE_NAME, TITLE, ZSTD, Descriptor
 from assembler.oci.digest import Digest, Readable
 from assembler.oci.image import History, ImageConfig, ImageIndex, ImageManifest
 from assembler.oci.layout import Store
@@ -49,12 +49,14 @@ def inspect(
     base_layers: int | None = None,
     store: Store | None = None,
     index: ImageIndex | None = None,
+    referrers: Sequence[Descriptor] | None = None,
 ) -> dict[str, Any]:
     """The image as a JSON value; sizes in bytes, as they are stored.
 
     `stored` of a layer says whether its blob is in `store`, null without one. `config` keeps the names of the
     image specification. Layers that history has no line for have an empty `created_by`. `images` are all images
-    of the index that this one was chosen from, null without one.
+    of the index that this one was chosen from, null without one. `referrers` are what is attached to it or to the
+    index, null where nobody was asked.
     """
     layers = list(_layers(manifest, config, base_layers, store))
     total = sum(layer["size"] for layer in layers)
@@ -66,6 +68,7 @@ def inspect(
         "media_type": manifest.media_type,
         "platform": str(config.platform),
         "images": None if index is None else _images(index),
+        "referrers": None if referrers is None else [_referrer(each) for each in referrers],
         "created": config.created,
         "base": base if any(base.values()) else None,
         "size": {"total": total, "base": total - ours, "ours": ours},
@@ -87,6 +90,14 @@ def _images(index: ImageIndex) -> list[dict[str, Any]]:
         }
         for entry in index.manifests
     ]
+
+
+def _referrer(entry: Descriptor) -> dict[str, Any]:
+    return {
+        "digest": str(entry.digest),
+        "artifact_type": entry.extra.get("artifactType"),
+        "annotations": dict(entry.annotations),
+    }
 
 
 def _layers(
@@ -131,6 +142,7 @@ def inspect_text(value: Mapping[str, Any]) -> str:
     ]
     parts = [table([[label, printable(str(fact))] for label, fact in facts if fact])]
     parts += _listed("images of the index", _image_lines(value))
+    parts += _listed("attached", _referrer_lines(value))
     parts += _listed("environment", value["config"].get("Env") or ())
     parts += _listed("labels", _pairs(value["config"].get("Labels")))
     parts += _listed("annotations", _pairs(value["annotations"]))
@@ -156,6 +168,11 @@ def _image_lines(value: Mapping[str, Any]) -> Iterator[str]:
         shown = " (this one)" if image["digest"] == value["digest"] else ""
         known = filter(None, (image["platform"], image["compression"], image["digest"]))
         yield "  ".join(known) + shown
+
+
+def _referrer_lines(value: Mapping[str, Any]) -> Iterator[str]:
+    for entry in value["referrers"] or ():
+        yield "  ".join(filter(None, (entry["annotations"].get(TITLE), entry["artifact_type"], entry["digest"])))
 
 
 def _listed(title: str, entries: Iterable[object]) -> list[str]:

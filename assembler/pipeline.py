@@ -34,7 +34,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is wanted. `outputs` are `oci:DIR`, `oci-archive:FILE` and the like; `push` are references."""
+    """What is wanted. `outputs` are `oci:DIR`, `oci-archive:FILE` and the like; `push` are references.
+
+    `attach` are files, `[TYPE=]FILE`, that are pushed with the image as its referrers. `epoch` is the time, in
+    seconds since 1970, of manifests that say none.
+    """
 
     manifests: tuple[str, ...]
     sets: Mapping[str, str] = field(default_factory=dict)
@@ -44,13 +48,16 @@ class Request:
     push: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     compression: str | None = None
+    attach: tuple[str, ...] = ()
+    epoch: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """One assembled image: its digest, where it was put, and what that moved.
 
-    `compiler_caches` has one object for each step that compiled with one: `step`, `cache`, `hits`, `misses`.
+    `referrers` are what was attached, by digest. `compiler_caches` has one object for each step that compiled with
+    one: `step`, `cache`, `hits`, `misses`.
     `shared_cache` counts the results of steps that were `found` in a shared cache, and `written` to one.
     """
 
@@ -62,6 +69,7 @@ class Result:
     bytes_pushed: int = 0
     bytes_pulled: int = 0
     size: int = 0
+    referrers: tuple[str, ...] = ()
     compiler_caches: tuple[Mapping[str, str | int], ...] = ()
     shared_cache: Mapping[str, int] = field(default_factory=dict)
 
@@ -76,6 +84,7 @@ class Result:
             "bytes_pushed": self.bytes_pushed,
             "bytes_pulled": self.bytes_pulled,
             "size": self.size,
+            "referrers": list(self.referrers),
             "compiler_caches": [dict(cache) for cache in self.compiler_caches],
             "shared_cache": dict(self.shared_cache),
         }
@@ -87,7 +96,7 @@ def build(request: Request, options: Options | None = None, emit: Emit = ignore)
     References and credentials are tried before anything is compiled.
     """
     options = options or Options()
-    targets = publishing.parse_targets(request.push, request.outputs, len(request.manifests))
+    targets = publishing.parse_targets(request.push, request.outputs, len(request.manifests), request.attach)
     loaded = _load(request)
     with Session(options, emit) as session:
         publishing.check_targets(session, targets)
@@ -141,7 +150,9 @@ def lock(request: Request, options: Options | None = None, emit: Emit = ignore) 
 
 def _load(request: Request) -> list[LoadedManifest]:
     found = [
-        load(find_manifest(text), sets=request.sets, sources=request.sources, bases=request.bases)
+        load(find_manifest(text), sets=request.sets, sources=request.sources, bases=request.bases).stamped(
+            request.epoch
+        )
         for text in request.manifests
     ]
     if request.compression is None:
@@ -195,12 +206,14 @@ def _assembled(session: Session, request: Request, targets: publishing.Targets, 
         bytes_pushed=published.bytes_pushed,
         bytes_pulled=published.bytes_pulled,
         size=_size(built),
+        referrers=tuple(map(str, published.referrers)),
         compiler_caches=tuple(session.compiler_caches),
         shared_cache=dict(session.shared.counts),
     )
     session.compiler_caches.clear()
-    facts = request_facts(request, session.options, loaded)
-    unchanged.remember(session, facts, assemblies, built, result.to_json())
+    if not request.attach:  # whether files are still attached is no quick question: it is looked at each time
+        facts = request_facts(request, session.options, loaded)
+        unchanged.remember(session, facts, assemblies, built, result.to_json())
     return result
 
 
@@ -222,6 +235,7 @@ def request_facts(request: Request, options: Options, loaded: LoadedManifest) ->
         outputs=request.outputs,
         compression=request.compression,
         cache_to=options.cache_to,
+        epoch=request.epoch,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from assembler.manifest.models import CompileStep, LayerEntry, Manifest, Source
@@ -42,6 +42,7 @@ class LoadedManifest:
     `overrides` is true when an argument, source or base was changed on the command line: such a load does not
     speak for the lock that lies beside the manifest. `files` are all files whose content went into this value,
     and those that `from-file` and `wheels.file` name. `bases` are the files of bases that are manifests, by role.
+    `source_date_epoch` is what the request says for manifests without an `epoch` of their own, see `stamped`.
     """
 
     path: Path
@@ -52,3 +53,11 @@ class LoadedManifest:
     overrides: bool
     files: tuple[Path, ...]
     bases: Mapping[str, Path] = field(default_factory=dict)
+    source_date_epoch: int | None = None
+
+    def stamped(self, epoch: int | None) -> LoadedManifest:
+        """The same with this `epoch` (seconds since 1970), unless it says one itself."""
+        if epoch is None or "epoch" in self.manifest.model_fields_set:
+            return replace(self, source_date_epoch=epoch)
+        manifest = self.manifest.model_copy(update={"epoch": epoch})
+        return replace(self, manifest=manifest, source_date_epoch=epoch)

@@ -254,14 +254,18 @@ def append(image: Image, layers: Sequence[BlobLayer], *, epoch: int = 0) -> Imag
     """Stack `layers` on `image`, lowest first, and return the new image.
 
     Base layers keep their digests and are never opened. History gains one entry per layer, stamped with
-    `epoch`, so equal inputs give equal bytes.
+    `epoch`, so equal inputs give equal bytes. A base without any history, which the specification allows, gets an
+    entry for each of its layers, since a history that tells of some layers only is told of the wrong ones.
     """
     stamp = timestamp(epoch)
+    below = image.config.history
+    if layers and not below:
+        below = tuple(History(comment="layer of the base, which has no history") for _ in image.config.diff_ids)
     config = replace(
         image.config,
         created=stamp,
         diff_ids=image.config.diff_ids + tuple(layer.diff_id for layer in layers),
-        history=image.config.history
+        history=below
         + tuple(History(created=stamp, created_by=layer.created_by, comment="assemble") for layer in layers),
     )
     return replace(image, config=config, layers=(*image.layers, *layers))

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urljoin, urlsplit
 
 from assembler.errors import RegistryError
 from assembler.oci import media_types
@@ -23,14 +23,14 @@ from assembler.oci.descriptor import Descriptor
 from assembler.oci.digest import Digest, Readable
 from assembler.oci.reference import Reference
 from assembler.registry.answers import ManifestDocument, MountAnswer
-from assembler.registry.authentication import Credentials, delete, pull, push
+from assembler.registry.authentication import Credentials, Scopes, delete, pull, push
 from assembler.registry.certificates import read_certificates
 from assembler.registry.connection import Body, Connection, joined
 from assembler.registry.credentials import find_credentials
 from assembler.registry.limits import check_size
 from assembler.registry.mirrors import Mirrors, impatient
 from assembler.registry.receiving import discard
-from assembler.registry.refusal import RefusedError, TransientError
+from assembler.registry.refusal import RefusedError, TransientError, redacted
 from assembler.registry.retry import RetryPolicy
 from assembler.registry.sending import Sending
 from assembler.registry.settings import Endpoint, Located, Settings, read_settings
@@ -319,6 +319,32 @@ class Client:
         )
         discard(response)
         return UploadSession.opened(self._connection(reference), reference, response)
+
+    # anything else
+
+    def request(
+        self,
+        method: str,
+        reference: Reference,
+        path: str,
+        *,
+        scopes: Scopes,
+        expect: Collection[int],
+        headers: Mapping[str, str] | None = None,
+        body: Body | None = None,
+    ) -> requests.Response:
+        """A request that has no method here, for a path below the reference's repository or on its registry.
+
+        The answer's body is not read yet. RegistryError for other answers, and for a path on another host.
+        """
+        reference = self._settings.home(reference)
+        connection = self._connection(reference)
+        base = connection.url(f"{reference.endpoint.host}/v2/{reference.repository}/")
+        url = urljoin(base, path)
+        if urlsplit(url)[:2] != urlsplit(base)[:2]:
+            fact = f"the registry sends us on to another host, `{redacted(url)}`"
+            raise RegistryError(fact, place=str(reference))
+        return connection.request(method, url, reference, scopes=scopes, expect=expect, headers=headers, body=body)
 
     # one connection for each registry
 

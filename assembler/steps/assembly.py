@@ -131,10 +131,15 @@ class Assembly:
         return tuple(handle for handle in (self.runtime, self.devel, *self.images.values()) if handle)
 
     def base_of(
-        self, manifest: Path, sets: Mapping[str, str], compression: Compression | None, also: Compression | None
+        self,
+        manifest: Path,
+        sets: Mapping[str, str],
+        compression: Compression | None,
+        also: Compression | None,
+        epoch: int | None,
     ) -> Assembly:
         """The assembly of another manifest that this image stands on, or is compiled in."""
-        loaded = load(manifest, sets=sets)
+        loaded = load(manifest, sets=sets).stamped(epoch)
         nested = Assembly(self.session, loaded, self.platform, self._depth + 1, compression=compression, also=also)
         self.nested.append(nested)
         return nested
@@ -259,6 +264,7 @@ class Assembly:
                 "image": settings_facts(self.loaded.manifest.image),
                 "run": run_facts(self.loaded.manifest),
                 "name": self.loaded.manifest.name,
+                **({"base": dict(self.runtime.annotations)} if self.runtime.annotations else {}),
             },
             where=self._where,
         )

@@ -6,8 +6,8 @@ when a step asks for it. Making one is needed for `bootstrap` and for another ma
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from assembler.errors import LockError, ManifestError, placed
 from assembler.events import StepOutput
 from assembler.manifest.models import Base, Bootstrap
 from assembler.manifest.search import display
+from assembler.oci.descriptor import BASE_DIGEST, BASE_NAME
 from assembler.oci.digest import Digest
 from assembler.oci.image import BaseLayer, BlobLayer, Image, ImageConfig, ImageManifest, append
 from assembler.oci.platform import Platform
@@ -38,7 +39,8 @@ class BaseHandle:
 
     `identity` says what the base is made of without our format version, for the lock; `image` reads or makes
     it; `depth` counts its layers; `packages` are the distribution packages in it, None where nobody knows them;
-    `reference` is set for a registry base, `files` are those on disk that say which image it is.
+    `reference` is set for a registry base, `files` are those on disk that say which image it is. `annotations` are
+    what an image on it says of it.
     """
 
     fact: BaseFact
@@ -48,6 +50,7 @@ class BaseHandle:
     packages: Callable[[], tuple[Package, ...] | None] = lambda: None
     reference: Reference | None = None
     files: tuple[Path, ...] = ()
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
 
 def base_handle(assembly: Assembly, role: str, base: Base, directory: Path | None = None) -> BaseHandle:
@@ -57,8 +60,10 @@ def base_handle(assembly: Assembly, role: str, base: Base, directory: Path | Non
     """
     session, directory, platform = assembly.session, directory or assembly.loaded.path.parent, assembly.platform
     # The layers of a runtime base are compressed like those that come on it, so that whoever reads those can read
-    # all. A devel base stays as it is: nothing is to be compiled again for the sake of a compression.
-    compression, also = (assembly.compression, assembly.also) if role == "runtime" else (None, None)
+    # all. A devel base stays as it is: nothing is to be compiled again for the sake of a compression or a date.
+    is_shipped = role == "runtime"
+    compression, also = (assembly.compression, assembly.also) if is_shipped else (None, None)
+    epoch = assembly.loaded.source_date_epoch if is_shipped else None
     with placed(f"{display(assembly.loaded.path)}: {role}"):
         if base.reference:
             return registry_base(session, assembly.locking, role, base.reference, platform)
@@ -70,7 +75,7 @@ def base_handle(assembly: Assembly, role: str, base: Base, directory: Path | Non
                 session, assembly.locking, role, base.bootstrap, platform, compression or "zstd", also
             )
         if base.manifest:
-            nested = assembly.base_of(directory / base.manifest, base.with_, compression, also)
+            nested = assembly.base_of(directory / base.manifest, base.with_, compression, also, epoch)
             return manifest_base(role, nested)
     return scratch_base(platform)
 
@@ -152,6 +157,7 @@ def registry_base(session: Session, locking: Locking, role: str, text: str, plat
             "manifest": str(Digest.of(found.manifest_bytes)),
             "config": str(found.manifest.config.digest),
             "layers": len(found.manifest.layers),
+            **({"index": str(found.index_digest)} if found.index_digest else {}),
         }
 
     answer = locking.answer("base", locking.name_on(role, platform), request, resolve)
@@ -182,7 +188,18 @@ def registry_base(session: Session, locking: Locking, role: str, text: str, plat
         image=image,
         depth=lambda: int(answer["layers"]) if "layers" in answer else len(image().layers),
         reference=pinned,
+        annotations=base_annotations(reference, Digest.parse(answer.get("index", digest))),
     )
+
+
+def base_annotations(reference: Reference, digest: Digest) -> dict[str, str]:
+    """Which base an image stands on, so that it can be found out and rebased later (image-spec annotations.md).
+
+    The name is complete, with registry and tag; `digest` is that of what it names, an index where it names one. A
+    lock of an earlier version does not know the index: the digest is then the image's.
+    """
+    named = reference if reference.tag or reference.digest else reference.tagged("latest")
+    return {BASE_NAME: str(named), BASE_DIGEST: str(reference.digest or digest)}
 
 
 def layout_base(session: Session, role: str, directory: Path, name: str | None, platform: Platform) -> BaseHandle:

@@ -14,10 +14,13 @@ from assembler.oci.descriptor import Descriptor
 from assembler.oci.digest import Digest, Readable
 from assembler.oci.image import ImageIndex
 from assembler.oci.reference import Reference
+from assembler.steps import attachments
+from assembler.steps.attachments import Attachment
 from assembler.units import size_text
 
 if TYPE_CHECKING:
     from assembler.registry.push import PushResult
+    from assembler.registry.referrers import PushedReferrer
     from assembler.steps.session import Session
     from assembler.steps.stacking import BuiltImage
 
@@ -33,23 +36,32 @@ _LATER = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Targets:
-    """Parsed targets: references to push to, and (kind, path) of outputs. `texts` are the outputs as given."""
+    """Parsed targets: references to push to, what is attached there, and (kind, path) of outputs.
+
+    `texts` are the outputs as given.
+    """
 
     push: tuple[Reference, ...]
     outputs: tuple[tuple[str, Path], ...]
     texts: tuple[str, ...]
+    attach: tuple[Attachment, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """The digest that was published (of an index when there are several platforms), and what moved."""
+    """The digest that was published (of an index when there are several platforms), what moved, and what was
+    attached.
+    """
 
     digest: Digest
     bytes_pushed: int = 0
     bytes_pulled: int = 0
+    referrers: tuple[Reference, ...] = ()
 
 
-def parse_targets(push: Sequence[str], outputs: Sequence[str], manifests: int) -> Targets:
+def parse_targets(
+    push: Sequence[str], outputs: Sequence[str], manifests: int, attach: Sequence[str] = ()
+) -> Targets:
     """Read what was asked for; RequestError names what cannot be."""
     if manifests > 1 and (push or outputs):
         raise RequestError("`--push` and `--output` want exactly one manifest")
@@ -70,7 +82,12 @@ def parse_targets(push: Sequence[str], outputs: Sequence[str], manifests: int) -
             expected = " or ".join(f"`{name}:PATH`" for name in OUTPUTS)
             raise RequestError(f"expected {expected}, got `{text}`", place="--output", hint=_LATER.get(kind))
         parsed.append((kind, Path(path)))
-    return Targets(push=tuple(references), outputs=tuple(parsed), texts=tuple(outputs))
+    return Targets(
+        push=tuple(references),
+        outputs=tuple(parsed),
+        texts=tuple(outputs),
+        attach=attachments.parse_attachments(attach, push),
+    )
 
 
 def check_targets(session: Session, targets: Targets) -> None:
@@ -113,6 +130,7 @@ def publish(session: Session, targets: Targets, built: Sequence[BuiltImage]) -> 
     if current is None or current.digest != digest:
         session.store.tag(built[0].name, top)
     pushed = pulled = 0
+    referrers: list[PushedReferrer] = []
     if targets.push:
         session.ready()
         with session.step("push", "push", " ".join(map(str, targets.push))) as report:
@@ -122,9 +140,17 @@ def publish(session: Session, targets: Targets, built: Sequence[BuiltImage]) -> 
             report.outcome = "pushed" if pushed or result.bytes_mounted else "present"
             moved = [(pushed, "pushed"), (result.bytes_mounted, "mounted"), (result.bytes_present, "there")]
             report.detail = ", ".join(f"{size_text(size)} {way}" for size, way in moved if size)
+    if targets.attach:
+        referrers = attachments.attach(session, top, targets.attach, targets.push)
+        pushed += sum(referrer.bytes_pushed for referrer in referrers)
     for kind, path in targets.outputs:
         _write(session, kind, path, digest, built)
-    return Published(digest=digest, bytes_pushed=pushed, bytes_pulled=pulled)
+    return Published(
+        digest=digest,
+        bytes_pushed=pushed,
+        bytes_pulled=pulled,
+        referrers=tuple(referrer.reference for referrer in referrers),
+    )
 
 
 def _push(session: Session, targets: Targets, built: Sequence[BuiltImage]) -> PushResult:

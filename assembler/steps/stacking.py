@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from assembler.errors import VerifyError
 from assembler.events import Note
 from assembler.oci import media_types
-from assembler.oci.descriptor import BASE_DIGEST, BASE_NAME, RUN, ZSTD, Descriptor
+from assembler.oci.descriptor import RUN, ZSTD, Descriptor
 from assembler.oci.digest import Digest, canonical_json
 from assembler.oci.image import BlobLayer, Image, ImageConfig, ImageManifest
 from assembler.oci.platform import Platform
@@ -123,7 +123,7 @@ def stack(assembly: Assembly, plan: Plan, key: str) -> BuiltImage:
         image = replace(
             image,
             config=apply_settings(image.config, manifest.image),
-            annotations={**_annotations(assembly), **_run_annotation(assembly)},
+            annotations={**assembly.runtime.annotations, **_run_annotation(assembly)},
         )
         document, config_bytes = image.manifest()
         data = document.to_bytes()
@@ -175,12 +175,3 @@ def _run_annotation(assembly: Assembly) -> dict[str, str]:
     """How the image wants to be run; a base is not run."""
     facts = run_facts(assembly.loaded.manifest)
     return {RUN: canonical_json(facts).decode()} if facts else {}
-
-
-def _annotations(assembly: Assembly) -> dict[str, str]:
-    """Which base this was stacked on, so that it can be found out and rebased later (OCI annotations.md)."""
-    reference = assembly.runtime.reference
-    if reference is None or reference.digest is None:
-        return {}
-    name = assembly.loaded.manifest.runtime.reference or str(reference)
-    return {BASE_NAME: name, BASE_DIGEST: str(reference.digest)}

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from assembler.steps.session import Session
     from assembler.steps.stacking import BuiltImage
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 def request_key(
@@ -37,6 +37,7 @@ def request_key(
     outputs: Sequence[str],
     compression: str | None,
     cache_to: Sequence[str] = (),
+    epoch: int | None = None,
 ) -> dict[str, Any]:
     """The request as JSON; equal requests about equal inputs have equal results."""
     return {
@@ -51,6 +52,7 @@ def request_key(
         "outputs": list(outputs),
         "compression": compression,
         "cache_to": list(cache_to),
+        "epoch": epoch,
     }
 
 
