@@ -40,7 +40,8 @@ class BaseHandle:
     `identity` says what the base is made of without our format version, for the lock; `image` reads or makes
     it; `depth` counts its layers; `packages` are the distribution packages in it, None where nobody knows them;
     `reference` is set for a registry base, `files` are those on disk that say which image it is. `annotations` are
-    what an image on it says of it.
+    what an image on it says of it. `origins` are where its layers lie, lowest first; those that it does not tell
+    of are in the store.
     """
 
     fact: BaseFact
@@ -51,6 +52,7 @@ class BaseHandle:
     reference: Reference | None = None
     files: tuple[Path, ...] = ()
     annotations: Mapping[str, str] = field(default_factory=dict)
+    origins: Callable[[], tuple[Reference, ...]] = tuple
 
 
 def base_handle(assembly: Assembly, role: str, base: Base, directory: Path | None = None) -> BaseHandle:
@@ -96,6 +98,7 @@ def manifest_base(role: str, nested: Assembly) -> BaseHandle:
         image=lambda: as_base(nested.build().image),
         depth=lambda: nested.runtime.depth() + len(nested.plan().layer_steps()),
         packages=lambda: installed(nested),
+        origins=nested.runtime.origins,
     )
 
 
@@ -181,13 +184,17 @@ def registry_base(session: Session, locking: Locking, role: str, text: str, plat
         config = ImageConfig.from_bytes(session.store.read(config_digest))
         return Image.from_base(manifest, config, pinned)
 
+    def depth() -> int:
+        return int(answer["layers"]) if "layers" in answer else len(image().layers)
+
     fact = BaseFact(key=digest.hex, name=str(reference), detail=f"{role}, by reference")
     return BaseHandle(
         fact=fact,
         identity=digest.hex,
         image=image,
-        depth=lambda: int(answer["layers"]) if "layers" in answer else len(image().layers),
+        depth=depth,
         reference=pinned,
+        origins=lambda: (pinned,) * depth(),
         annotations=base_annotations(reference, Digest.parse(answer.get("index", digest))),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from assembler.errors import VerifyError
@@ -84,9 +85,10 @@ def _read(assembly: Assembly, plan: Plan, digest: Digest, origins: Mapping[Diges
     if split < 0 or not store.has(document.config.digest):
         return None
     config = ImageConfig.from_bytes(store.read(document.config.digest))
-    base = Image.from_base(document, config, assembly.runtime.reference)
+    base = Image.from_base(document, config, None)
     below = tuple(
-        replace(layer, origin=origins.get(layer.descriptor.digest, layer.origin)) for layer in base.layers[:split]
+        replace(layer, origin=origins.get(layer.descriptor.digest, origin))
+        for layer, origin in zip_longest(base.layers[:split], assembly.runtime.origins()[:split])
     )
     ours = tuple(
         BlobLayer(

@@ -22,13 +22,15 @@ _START_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Maker:
-    """A kind of registry. `knows_referrers` says whether it has the referrers API (distribution-spec 1.1),
-    `tells_types` whether lists of referrers have the type of what was attached, rather than that of a config.
+    """A kind of registry. `has_list` says whether it has the referrers API of distribution-spec 1.1 in some form,
+    `says_so` whether it also answers with `OCI-Subject`, so that no tag is needed; `tells_types` whether the list
+    has the type of what was attached, rather than that of a config.
     """
 
     name: str
     start: Callable[[Path], contextlib.AbstractContextManager[str]]
-    knows_referrers: bool
+    has_list: bool
+    says_so: bool
     tells_types: bool = True
 
 
@@ -90,10 +92,10 @@ def _zot(directory: Path) -> Iterator[str]:
 
 
 MAKERS = (
-    Maker("docker-registry", _debian, knows_referrers=False),
-    Maker("distribution-3", _distribution, knows_referrers=False),
-    Maker("google", _google, knows_referrers=True, tells_types=False),
-    Maker("zot", _zot, knows_referrers=True),
+    Maker("docker-registry", _debian, has_list=False, says_so=False),
+    Maker("distribution-3", _distribution, has_list=False, says_so=False),
+    Maker("google", _google, has_list=True, says_so=False, tells_types=False),
+    Maker("zot", _zot, has_list=True, says_so=True),
 )
 
 
