@@ -19,6 +19,9 @@ from assembler.oci.platform import Platform
 
 DOCUMENT_LIMIT = 16 << 20
 _DEEPEST_INDEX = 2
+_MALFORMED = (ValueError, TypeError, AttributeError, RecursionError)
+_OTHER_PLATFORM = "`platforms` of the manifest, or `--platform`, says what is wanted; else take another base"
+_BROKEN = "the image is broken, or there is something else: look with `skopeo inspect --raw`, push it again"
 
 
 class MissingPlatformError(ManifestError):
@@ -58,18 +61,22 @@ def pick_platform(index: ImageIndex, platform: Platform, place: str) -> Descript
     for entry in offered:
         if entry.platform and entry.platform.matches(platform):
             return entry
-    names = ", ".join(sorted({f"`{entry.platform}`" for entry in offered})) or "no platform at all"
-    raise MissingPlatformError(f"expected an image for `{platform}`, the index offers {names}", place=place)
+    if not offered:
+        fact = f"expected an image for `{platform}`, no entry of the index names a platform"
+        raise MissingPlatformError(fact, place=place, hint="name the image itself, by its own tag or digest")
+    names = ", ".join(sorted({f"`{entry.platform}`" for entry in offered}))
+    fact = f"expected an image for `{platform}`, the index offers {names}"
+    raise MissingPlatformError(fact, place=place, hint=_OTHER_PLATFORM)
 
 
 def parse_manifest(media_type: str, data: bytes, place: str) -> ImageManifest | ImageIndex:
     """The document of a base, of the type that it names or else `media_type`. No base: its own error."""
     try:
         value = json.loads(data)
-    except ValueError as error:
-        raise UntrustedInputError(f"expected an image manifest: {error}", place=place) from None
+    except (ValueError, RecursionError) as error:
+        raise UntrustedInputError(f"expected an image manifest: {error}", place=place, hint=_BROKEN) from None
     if not isinstance(value, dict):
-        raise UntrustedInputError("expected an image manifest object", place=place)
+        raise UntrustedInputError("expected an image manifest object", place=place, hint=_BROKEN)
     kind = str(value.get("mediaType") or media_type)
     if value.get("schemaVersion") == 1 or kind in media_types.DOCKER_SCHEMA_1:
         hint = "push the image again with a tool made after 2017: `skopeo copy --format oci`"
@@ -78,24 +85,25 @@ def parse_manifest(media_type: str, data: bytes, place: str) -> ImageManifest | 
         if media_types.is_index(kind) or ("manifests" in value and "config" not in value):
             return ImageIndex.from_bytes(data)
         return ImageManifest.from_bytes(data)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise UntrustedInputError(f"image manifest: {error}", place=place) from None
+    except _MALFORMED as error:
+        raise UntrustedInputError(f"image manifest: {error}", place=place, hint=_BROKEN) from None
 
 
 def parse_config(manifest: ImageManifest, data: bytes, platform: Platform, place: str) -> ImageConfig:
     """The config of a base, checked against its manifest and the wanted platform."""
     if media_types.to_oci(manifest.config.media_type) != media_types.CONFIG:
         fact = f"expected a container image, its config is of type `{manifest.config.media_type}`"
-        raise NoImageError(fact, place=place)
+        raise NoImageError(fact, place=place, hint="charts, signatures and models can be no base")
     try:
         config = ImageConfig.from_bytes(data)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise UntrustedInputError(f"image config: {error}", place=place) from None
+    except _MALFORMED as error:
+        raise UntrustedInputError(f"image config: {error}", place=place, hint=_BROKEN) from None
     if not config.platform.matches(platform):
-        raise WrongPlatformError(f"expected an image for `{platform}`, got `{config.platform}`", place=place)
+        fact = f"expected an image for `{platform}`, got `{config.platform}`"
+        raise WrongPlatformError(fact, place=place, hint=_OTHER_PLATFORM)
     problem = layer_problem(manifest, config)
     if problem:
-        raise LyingConfigError(problem, place=place)
+        raise LyingConfigError(problem, place=place, hint="no tool can run it: have it built and pushed anew")
     return config
 
 
@@ -126,7 +134,7 @@ def load_layout(path: Path, name: str | None, platform: Platform) -> LayoutBase:
         raise RequestError(
             "expected an OCI image layout, there is no readable `index.json`", place=place
         ) from None
-    except (ValueError, TypeError, AttributeError) as error:
+    except _MALFORMED as error:
         raise UntrustedInputError(f"index.json: {error}", place=place) from None
     data = _blob(path, chosen := _named(index, name, platform, place), place)
     document = parse_manifest(chosen.media_type, data, place)

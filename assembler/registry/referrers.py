@@ -202,7 +202,7 @@ def _asked(
             return None
         try:
             entries += _entries(json.loads(bounded_body(response, MANIFEST_LIMIT)))
-        except ValueError:  # an answer to any path at all, as of a web page before the registry
+        except (ValueError, RecursionError):  # an answer to any path at all, as of a web page before the registry
             return None
         path = response.links.get("next", {}).get("url")
     raise RegistryError(f"expected at most {_MOST_PAGES} pages of referrers, got more", place=str(reference))
@@ -260,7 +260,7 @@ def _read_tag(client: Client, tag: Reference) -> dict[str, Any]:
     try:
         value = json.loads(document.data)
         return {**value, "manifests": _entries(value)}
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         fact = f"expected an index of referrers, there is a document of type `{document.media_type}`"
         hint = "the tag is in the way of every client that attaches something to this image: remove it"
         raise RegistryError(fact, place=str(tag), hint=hint) from None

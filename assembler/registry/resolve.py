@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
 
-from assembler.errors import UntrustedInputError
+from assembler.errors import RegistryError, UntrustedInputError
+from assembler.manifest.problems import nearest
 from assembler.oci.bases import parse_config, parse_manifest, pick_platform
 from assembler.oci.digest import Digest
 from assembler.oci.image import ImageConfig, ImageIndex, ImageManifest
 from assembler.oci.platform import Platform
 from assembler.oci.reference import Reference
-from assembler.registry.client import Client
+from assembler.registry.authentication import pull
+from assembler.registry.client import MANIFEST_LIMIT, Client
+from assembler.registry.refusal import RefusedError, bounded_body
+
+_MOST_TAGS = 10
+_TAG = re.compile(r"(?!sha256-[0-9a-f]{64})[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +44,10 @@ def resolve_base(client: Client, reference: Reference, platform: Platform) -> Re
     this platform: MissingPlatformError, WrongPlatformError, OldSchemaError, NoImageError, LyingConfigError.
     """
     place = str(reference)
-    found = client.get_manifest(reference)
+    try:
+        found = client.get_manifest(reference)
+    except RefusedError as error:
+        raise _explained(client, reference, error) from None
     document = parse_manifest(found.media_type, found.data, place)
     index_digest = index = None
     if isinstance(document, ImageIndex):
@@ -45,7 +56,9 @@ def resolve_base(client: Client, reference: Reference, platform: Platform) -> Re
         found = client.get_manifest(reference.at(chosen.digest))
         document = parse_manifest(found.media_type, found.data, place)
         if isinstance(document, ImageIndex):
-            raise UntrustedInputError("expected an image, got an index in an index", place=place)
+            shown = f"`skopeo inspect --raw docker://{reference.at(found.digest)}`"
+            hint = f"name an image of the inner index by its digest: {shown} shows them"
+            raise UntrustedInputError("expected an image, got an index in an index", place=place, hint=hint)
     config_bytes = client.get_blob(reference, document.config)
     return ResolvedBase(
         reference=reference.at(found.digest),
@@ -56,3 +69,43 @@ def resolve_base(client: Client, reference: Reference, platform: Platform) -> Re
         manifest_bytes=found.data,
         config_bytes=config_bytes,
     )
+
+
+def _explained(client: Client, reference: Reference, error: RefusedError) -> RefusedError:
+    """A refusal to show a base, in the words of somebody who looks for one."""
+    said = " ".join(filter(None, (str(error.status), error.code)))
+    fact, hint = error.fact, error.hint
+    if error.status == 404:
+        tags = _tags(client, reference)
+        if tags is None:
+            fact, hint = f"the registry has no repository `{reference.repository}` ({said})", "look at its name"
+        else:
+            missing = "this digest" if reference.digest else f"the tag `{reference.tag or 'latest'}`"
+            fact = f"the repository has no image with {missing} ({said})"
+            hint = _near(reference, tags) or "look at its name, tag and digest"
+    elif error.status in (401, 403):
+        also = "some registries answer so, too, where there is no such repository"
+        hint = f"{error.hint}; {also}" if error.hint else also
+    return RefusedError(fact, status=error.status, code=error.code, place=error.place, hint=hint)
+
+
+def _near(reference: Reference, tags: list[str]) -> str | None:
+    """The tag that may have been meant, or some that there are."""
+    near = nearest(reference.tag or "latest", tags) if not reference.digest else None
+    if near:
+        return f"did you mean `{reference.tagged(near)}`?"
+    more = ", …" if len(tags) > _MOST_TAGS else ""
+    return f"its tags: {', '.join(f'`{tag}`' for tag in tags[:_MOST_TAGS])}{more}" if tags else None
+
+
+def _tags(client: Client, reference: Reference) -> list[str] | None:
+    """The first tags of a repository, without those that list referrers; None when there is no such repository."""
+    scopes = (pull(reference.repository),)
+    try:
+        response = client.request("GET", reference, "tags/list?n=1000", scopes=scopes, expect=(200,))
+        found = json.loads(bounded_body(response, MANIFEST_LIMIT)).get("tags") or []
+    except RefusedError as error:
+        return None if error.status == 404 else []
+    except (RegistryError, ValueError, AttributeError, TypeError, RecursionError):
+        return []
+    return sorted(tag for tag in found if isinstance(tag, str) and _TAG.fullmatch(tag))

@@ -165,7 +165,7 @@ def test_a_list_that_goes_on_elsewhere_is_not_followed(client: Client, lister: L
         list_referrers(client, target.at(SUBJECT.digest))
 
 
-@pytest.mark.parametrize("answer", [b"<html>welcome</html>", b"[]", b'{"manifests": 7}', b"\xff"])
+@pytest.mark.parametrize("answer", [b"<html>welcome</html>", b"[]", b'{"manifests": 7}', b"\xff", b"[" * 100_000])
 def test_an_answer_that_is_no_list_counts_as_none(client: Client, lister: Lister, answer: bytes) -> None:
     lister.answer = answer
     assert list_referrers(client, Reference.parse(f"{lister.host}/a").at(SUBJECT.digest)) == []
