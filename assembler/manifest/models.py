@@ -212,7 +212,11 @@ class Manifest(Model):
     run: RunHints = Field(default_factory=RunHints, description="how the image wants to be run")
     checks: Checks = Field(default_factory=Checks, description="what is tried on the finished image")
     compression: Literal["zstd", "gzip", "both"] = Field("zstd", description="compression of our own layers")
-    epoch: Whole = Field(0, description="seconds since 1970 that every file and the image are stamped with")
+    epoch: Whole = Field(
+        0,
+        description="seconds since 1970 that every file and the image are stamped with; "
+        "`SOURCE_DATE_EPOCH` of the environment counts where this is not given",
+    )
 
     @model_validator(mode="after")
     def _some_platform(self) -> Manifest:

@@ -19,6 +19,7 @@ from assembler.oci.platform import Platform
 
 DOCUMENT_LIMIT = 16 << 20
 _DEEPEST_INDEX = 2
+LYING_HINT = "no tool can run it: have it built and pushed anew"
 _MALFORMED = (ValueError, TypeError, AttributeError, RecursionError)
 _OTHER_PLATFORM = "`platforms` of the manifest, or `--platform`, says what is wanted; else take another base"
 _BROKEN = "the image is broken, or there is something else: look with `skopeo inspect --raw`, push it again"
@@ -103,7 +104,7 @@ def parse_config(manifest: ImageManifest, data: bytes, platform: Platform, place
         raise WrongPlatformError(fact, place=place, hint=_OTHER_PLATFORM)
     problem = layer_problem(manifest, config)
     if problem:
-        raise LyingConfigError(problem, place=place, hint="no tool can run it: have it built and pushed anew")
+        raise LyingConfigError(problem, place=place, hint=LYING_HINT)
     return config
 
 

@@ -6,6 +6,7 @@ layers come through the store.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import posixpath
 import tempfile
@@ -16,6 +17,8 @@ from typing import IO, TYPE_CHECKING
 from assembler.errors import ManifestError
 from assembler.errors import placed as placed_errors
 from assembler.manifest.models import Copy
+from assembler.oci.bases import LYING_HINT, LyingConfigError
+from assembler.oci.digest import Digest
 from assembler.oci.image import Image
 from assembler.steps.bases import BaseHandle, base_handle
 from assembler.steps.layers import placed
@@ -53,14 +56,21 @@ def copied_out(session: Session, handle: BaseHandle, layer: BoundLayer, copy: Co
     """The entries of a layer that copies out of an image; contents are in this run's scratch space.
 
     A path that is a link is followed, inside the image, to what is copied; links below it stay links, as they do
-    where a pattern names them. ManifestError when nothing is there, UntrustedInputError for layers that lie.
+    where a pattern names them. ManifestError when nothing is there, UntrustedInputError for layers that lie,
+    LyingConfigError for those that are not what the image's config promises.
     """
     image = handle.image()
     fetch_layers(session, image)
     tree = MergedTree()
     for item in image.layers:
-        with Stream(session.store.blob_path(item.descriptor.digest)) as stream:
-            tree.add_layer(stream, f"{handle.fact.name}: layer {item.descriptor.digest}")
+        place, plain = f"{handle.fact.name}: layer {item.descriptor.digest}", hashlib.sha256()
+        with Stream(session.store.blob_path(item.descriptor.digest), plain) as stream:
+            tree.add_layer(stream, place)
+            stream.drain()
+            found = item.descriptor.digest if stream.format == "plain" else Digest.from_hex(plain.hexdigest())
+        if found != item.diff_id:
+            fact = f"the config promises a tar with the diff ID {item.diff_id}, the layer has {found}"
+            raise LyingConfigError(fact, place=place, hint=LYING_HINT)
     wanted, is_directory = _chosen(tree, str(copy.path))
     if not wanted:
         raise ManifestError(f"`{copy.path}` matches nothing in `{handle.fact.name}`", place=layer.place)

@@ -12,7 +12,10 @@ import io
 import lzma
 import zlib
 from pathlib import Path
-from typing import IO, Any, Final, Literal, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    import hashlib
 
 Format: TypeAlias = Literal["gzip", "bzip2", "xz", "zstd", "zip", "plain"]
 
@@ -49,11 +52,16 @@ def detect(start: bytes) -> Format:
 
 
 class Stream:
-    """A file, decompressed. Reads whole amounts except at the end, and keeps the limits."""
+    """A file, decompressed. Reads whole amounts except at the end, and keeps the limits.
 
-    __slots__ = ("_compressed", "_file", "_reader", "_total", "format")
+    `hashing`, where it is given, is updated with all that comes out. Of a plain file that is not everything, since
+    parts of it are skipped.
+    """
 
-    def __init__(self, path: Path) -> None:
+    __slots__ = ("_compressed", "_file", "_hashing", "_reader", "_total", "format")
+
+    def __init__(self, path: Path, hashing: hashlib._Hash | None = None) -> None:
+        self._hashing = hashing
         self._file = path.open("rb")
         try:
             self.format: Format = detect(self._file.read(8))
@@ -81,7 +89,10 @@ class Stream:
             raise StreamError(f"the zstd stream is damaged: {error}") from error
         self._total += amount - missing
         self._check_growth()
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        whole = parts[0] if len(parts) == 1 else b"".join(parts)
+        if self._hashing:
+            self._hashing.update(whole)
+        return whole
 
     def skip(self, amount: int) -> None:
         """Move forward; StreamError when the stream ends before."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -250,6 +251,23 @@ def test_bytes_that_are_not_those_of_the_digest(
         assert "x" in ended.fact
     liar.answers[path] = ("application/octet-stream", good)
     assert on(f"{liar.host}/x:1", copied=what == "layer").code == 0
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd", "none"])
+def test_a_layer_that_is_not_the_tar_that_the_config_promises(
+    on: Assemble, client: Client, registry: RunningRegistry, store: Store, repository: str, compression: str
+) -> None:
+    image = image_of(store, {"a": b"content"}, compression=compression)
+    wrong = Digest.of(b"something else")
+    lying = replace(image, config=replace(image.config, diff_ids=(wrong,)))
+    tag = registry.reference(f"{repository}:1")
+    push(client, lying, store, [tag])
+    assert on(tag).code == 0, "nothing of it was read"
+    ended = on(tag, copied=True)
+    assert ended.code == 1
+    assert f"the config promises a tar with the diff ID {wrong}, the layer has " in ended.fact
+    assert str(image.config.diff_ids[0]) in ended.fact
+    assert ended.hint == "no tool can run it: have it built and pushed anew"
 
 
 def test_a_manifest_whose_bytes_are_another(on: Assemble, liar: StaticRegistry, store: Store) -> None:
