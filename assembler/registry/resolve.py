@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
+from itertools import islice
 
 from assembler.errors import RegistryError, UntrustedInputError
 from assembler.manifest.problems import nearest
@@ -13,11 +13,11 @@ from assembler.oci.digest import Digest
 from assembler.oci.image import ImageConfig, ImageIndex, ImageManifest
 from assembler.oci.platform import Platform
 from assembler.oci.reference import Reference
-from assembler.registry.authentication import pull
-from assembler.registry.client import MANIFEST_LIMIT, Client
-from assembler.registry.refusal import RefusedError, bounded_body
+from assembler.registry.client import Client
+from assembler.registry.refusal import RefusedError
 
 _MOST_TAGS = 10
+_MOST_ASKED = 1000
 _TAG = re.compile(r"(?!sha256-[0-9a-f]{64})[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
@@ -77,12 +77,13 @@ def _explained(client: Client, reference: Reference, error: RefusedError) -> Ref
     fact, hint = error.fact, error.hint
     if error.status == 404:
         tags = _tags(client, reference)
-        if tags is None:
-            fact, hint = f"the registry has no repository `{reference.repository}` ({said})", "look at its name"
+        if tags == []:
+            fact = f"the registry has no repository `{reference.repository}`, or nothing in it has a tag ({said})"
+            hint = "look at its name"
         else:
             missing = "this digest" if reference.digest else f"the tag `{reference.tag or 'latest'}`"
             fact = f"the repository has no image with {missing} ({said})"
-            hint = _near(reference, tags) or "look at its name, tag and digest"
+            hint = _near(reference, tags or []) or "look at its name, tag and digest"
     elif error.status in (401, 403):
         also = "some registries answer so, too, where there is no such repository"
         hint = f"{error.hint}; {also}" if error.hint else also
@@ -99,13 +100,9 @@ def _near(reference: Reference, tags: list[str]) -> str | None:
 
 
 def _tags(client: Client, reference: Reference) -> list[str] | None:
-    """The first tags of a repository, without those that list referrers; None when there is no such repository."""
-    scopes = (pull(reference.repository),)
+    """The first tags of a repository, without those that list referrers; None where they cannot be known."""
     try:
-        response = client.request("GET", reference, "tags/list?n=1000", scopes=scopes, expect=(200,))
-        found = json.loads(bounded_body(response, MANIFEST_LIMIT)).get("tags") or []
-    except RefusedError as error:
-        return None if error.status == 404 else []
-    except (RegistryError, ValueError, AttributeError, TypeError, RecursionError):
-        return []
-    return sorted(tag for tag in found if isinstance(tag, str) and _TAG.fullmatch(tag))
+        found = list(islice(client.tags(reference), _MOST_ASKED))
+    except RegistryError:
+        return None
+    return sorted(tag for tag in found if _TAG.fullmatch(tag))

@@ -79,8 +79,8 @@ def put(client: Client, tag: Reference, value: Any, media_type: str = media_type
 
 def test_no_such_repository(on: Assemble, registry: RunningRegistry, repository: str) -> None:
     base = registry.reference(f"{repository}:1")
-    fact = f"{base}: the registry has no repository `{repository}` (404 MANIFEST_UNKNOWN)"
-    assert on(base) == (1, fact, "look at its name")
+    said = f"the registry has no repository `{repository}`, or nothing in it has a tag (404 MANIFEST_UNKNOWN)"
+    assert on(base) == (1, f"{base}: {said}", "look at its name")
 
 
 def test_no_such_tag(on: Assemble, image: Reference) -> None:

@@ -81,7 +81,7 @@ def _zot(directory: Path) -> Iterator[str]:
         config = directory / "config.json"
         value = {
             "storage": {"rootDirectory": str(directory / "storage")},
-            "http": {"address": name, "port": port},
+            "http": {"address": name, "port": port, "compat": ["docker2s2"]},
             "log": {"level": "error"},
         }
         config.write_text(json.dumps(value))
