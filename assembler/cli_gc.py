@@ -45,6 +45,7 @@ def _shared(arguments: Namespace) -> int:
     """Free shared caches: results, whose blobs the registry's own garbage collection frees later."""
     from assembler.registry.client import Client
     from assembler.registry.results import expired
+    from assembler.registry.tags import delete_manifest
     from assembler.steps.shared import parse_repositories
 
     client = Client(insecure=arguments.insecure)
@@ -53,7 +54,7 @@ def _shared(arguments: Namespace) -> int:
     for repository in parse_repositories(arguments.shared, "--shared"):
         kept, old = expired(client, repository, keep_seconds=keep)
         for result in old if not arguments.dry_run else ():
-            client.delete_manifest(result.origin)
+            delete_manifest(client, result.origin)
         counts.append({"repository": repository.name, "kept": kept, "freed": len(old)})
     if arguments.json:
         print(json.dumps(counts))

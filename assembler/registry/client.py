@@ -10,9 +10,8 @@ reads an image asks the mirrors first.
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, urljoin, urlsplit
@@ -23,7 +22,7 @@ from assembler.oci.descriptor import Descriptor
 from assembler.oci.digest import Digest, Readable
 from assembler.oci.reference import Reference
 from assembler.registry.answers import ManifestDocument, MountAnswer
-from assembler.registry.authentication import Credentials, Scopes, delete, pull, push
+from assembler.registry.authentication import Credentials, Scopes, pull, push
 from assembler.registry.certificates import read_certificates
 from assembler.registry.connection import Body, Connection, joined
 from assembler.registry.credentials import find_credentials
@@ -53,7 +52,6 @@ MANIFEST_LIMIT = 4 << 20  # distribution-spec: registries should refuse more
 # Registry 2.8 writes its links in place: who pushes a blob a second time makes it unreadable for a moment.
 _RACES = ("DIGEST_INVALID", "MANIFEST_BLOB_UNKNOWN")
 _CONFIG_LIMIT = 16 << 20
-_MOST_PAGES = 1000
 T = TypeVar("T")
 
 
@@ -144,41 +142,6 @@ class Client:
         if said and said != digest:
             raise RegistryError(f"expected {digest}, the registry stored `{said}`", place=str(reference))
         return digest
-
-    def tags(self, reference: Reference) -> Iterator[str]:
-        """The tags of the reference's repository, page by page (distribution-spec, "Listing tags")."""
-        reference = self._settings.home(reference)
-        url = self._connection(reference).url(
-            f"{reference.endpoint.host}/v2/{reference.repository}/tags/list?n=1000"
-        )
-        for _ in range(_MOST_PAGES):
-            response, data = self._connection(reference).document(
-                url, reference, MANIFEST_LIMIT, scopes=(pull(reference.repository),), expect=(200, 404)
-            )
-            if response.status_code == 404:
-                return
-            try:
-                tags = json.loads(data).get("tags") or []
-            except (ValueError, AttributeError):
-                raise RegistryError("expected a list of tags, got something else", place=reference.name) from None
-            yield from (str(tag) for tag in tags)
-            following = response.links.get("next", {}).get("url")
-            if not following:
-                return
-            url = joined(response.url, following, reference.name)
-
-    def delete_manifest(self, reference: Reference) -> bool:
-        """Delete what a digest names. False when it was gone; RefusedError where that is forbidden."""
-        reference = self._settings.home(reference)
-        response = self._connection(reference).request(
-            "DELETE",
-            self._url(reference, "manifest"),
-            reference,
-            scopes=(delete(reference.repository),),
-            expect=(202, 200, 404),
-        )
-        discard(response)
-        return response.status_code != 404
 
     # blobs
 

@@ -26,7 +26,8 @@ from assembler.oci.reference import Reference
 from assembler.registry.authentication import pull, push
 from assembler.registry.client import MANIFEST_LIMIT, Client
 from assembler.registry.connection import Body
-from assembler.registry.refusal import RefusedError, bounded_body, discard
+from assembler.registry.receiving import bounded_body, discard
+from assembler.registry.refusal import RefusedError
 
 EMPTY_CONFIG: Final = b"{}"
 _EMPTY_DESCRIPTOR: Final = Descriptor(

@@ -15,6 +15,7 @@ from assembler.oci.platform import Platform
 from assembler.oci.reference import Reference
 from assembler.registry.client import Client
 from assembler.registry.refusal import RefusedError
+from assembler.registry.tags import list_tags
 
 _MOST_TAGS = 10
 _MOST_ASKED = 1000
@@ -102,7 +103,7 @@ def _near(reference: Reference, tags: list[str]) -> str | None:
 def _tags(client: Client, reference: Reference) -> list[str] | None:
     """The first tags of a repository, without those that list referrers; None where they cannot be known."""
     try:
-        found = list(islice(client.tags(reference), _MOST_ASKED))
+        found = list(islice(list_tags(client, reference), _MOST_ASKED))
     except RegistryError:
         return None
     return sorted(tag for tag in found if _TAG.fullmatch(tag))

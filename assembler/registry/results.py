@@ -30,6 +30,7 @@ from assembler.oci.image import ImageManifest
 from assembler.oci.reference import Reference
 from assembler.registry.client import Client
 from assembler.registry.refusal import RefusedError
+from assembler.registry.tags import list_tags
 
 ARTIFACT_TYPE: Final = "application/vnd.assemble.result.v1+json"
 DOCUMENT: Final = "application/vnd.assemble.document.v1+json"
@@ -177,7 +178,7 @@ def age_seconds(result: StepResult, now: datetime.datetime) -> float:
 def expired(client: Client, repository: Reference, *, keep_seconds: float) -> tuple[int, list[StepResult]]:
     """How many results of a repository are younger than that, and those that are not. Other tags do not count."""
     now = datetime.datetime.now(tz=datetime.UTC)
-    keys = [tag for tag in client.tags(repository) if _KEY.fullmatch(tag)]
+    keys = [tag for tag in list_tags(client, repository) if _KEY.fullmatch(tag)]
     with ThreadPoolExecutor(_QUESTIONS, "look") as pool:
         found = list(pool.map(lambda key: _if_ours(client, repository, key), keys))
     results = [result for result in found if result]

@@ -20,6 +20,7 @@ from assembler.oci.image import ImageManifest
 from assembler.oci.reference import Reference
 from assembler.registry.client import Client
 from assembler.registry.results import ARTIFACT_TYPE, DOCUMENT, find_result, result_manifest
+from assembler.registry.tags import list_tags
 
 pytestmark = pytest.mark.registry
 
@@ -53,7 +54,7 @@ class Room:
 
     def tags(self) -> list[str]:
         """The keys that the cache has results of."""
-        return list(Client().tags(self.repository))
+        return list(list_tags(Client(), self.repository))
 
 
 @pytest.fixture
