@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from assembler.oci import media_types
 from assembler.oci.digest import Digest
 from assembler.oci.platform import Platform
 
@@ -66,3 +67,9 @@ class Descriptor:
     def annotated(self, annotations: Mapping[str, str]) -> Descriptor:
         """The same descriptor with these annotations added."""
         return replace(self, annotations={**self.annotations, **annotations})
+
+
+EMPTY_JSON: Final = b"{}"
+"""The content of the empty descriptor's blob."""
+EMPTY: Final = Descriptor(media_type=media_types.EMPTY, digest=Digest.of(EMPTY_JSON), size=len(EMPTY_JSON))
+"""The config of an artifact that has none (image-spec manifest.md, "Guidance for an Empty Descriptor")."""

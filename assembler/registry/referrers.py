@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from assembler.errors import RegistryError
 from assembler.oci import media_types
-from assembler.oci.descriptor import TITLE, Descriptor
+from assembler.oci.descriptor import EMPTY, EMPTY_JSON, TITLE, Descriptor
 from assembler.oci.digest import Digest, Readable, canonical_json
 from assembler.oci.image import ImageManifest
 from assembler.oci.reference import Reference
@@ -29,10 +29,6 @@ from assembler.registry.connection import Body
 from assembler.registry.receiving import bounded_body, discard
 from assembler.registry.refusal import RefusedError
 
-EMPTY_CONFIG: Final = b"{}"
-_EMPTY_DESCRIPTOR: Final = Descriptor(
-    media_type=media_types.EMPTY, digest=Digest.of(EMPTY_CONFIG), size=len(EMPTY_CONFIG)
-)
 # What registries that do not know the path answer: the specification says 404, routers of old ones say others.
 _UNKNOWN_PATH: Final = (400, 404, 405, 501)
 _MOST_PAGES: Final = 100
@@ -84,7 +80,7 @@ def artifact_manifest(
 ) -> ImageManifest:
     """The manifest of an artifact about `subject`, without a config. Equal arguments give equal bytes."""
     return ImageManifest(
-        config=_EMPTY_DESCRIPTOR,
+        config=EMPTY,
         layers=tuple(layers),
         annotations=annotations or {},
         artifact_type=artifact_type,
@@ -121,7 +117,7 @@ def push_referrers(
     pushed = []
     unlisted: dict[Digest, list[Descriptor]] = {}
     for artifact in artifacts:
-        moved = _bring(client, target, _EMPTY_DESCRIPTOR, lambda: _bytes(EMPTY_CONFIG))
+        moved = _bring(client, target, EMPTY, lambda: _bytes(EMPTY_JSON))
         for layer in artifact.manifest.layers:
             moved += _bring(client, target, layer, artifact.open[layer.digest])
         entry = artifact.descriptor()

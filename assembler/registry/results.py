@@ -24,7 +24,7 @@ from typing import Any, Final, Literal
 
 from assembler.errors import UntrustedInputError
 from assembler.oci import media_types
-from assembler.oci.descriptor import KEY, Descriptor
+from assembler.oci.descriptor import EMPTY, KEY, Descriptor
 from assembler.oci.digest import Digest, canonical_json
 from assembler.oci.image import ImageManifest
 from assembler.oci.reference import Reference
@@ -39,8 +39,6 @@ to be manifests of this repository.
 """
 RECORD: Final = "dev.assemble.record"
 CREATED: Final = "org.opencontainers.image.created"
-EMPTY: Final = b"{}"
-"""The content of the empty descriptor's blob."""
 
 _KEY: Final = re.compile("[0-9a-f]{64}")
 _QUESTIONS: Final = 8
@@ -75,11 +73,6 @@ def kind_of(record: Mapping[str, Any]) -> Kind | None:
     return next((kind for kind, fields in _FIELDS.items() if all(field in record for field in fields)), None)
 
 
-def empty_descriptor() -> Descriptor:
-    """The config of an artifact that has none (image-spec manifest.md)."""
-    return Descriptor(media_type=media_types.EMPTY, digest=Digest.of(EMPTY), size=len(EMPTY))
-
-
 def result_manifest(key: str, record: Mapping[str, Any], blobs: Sequence[Descriptor], created: str) -> bytes:
     """The artifact's manifest. `created` is the time (RFC 3339) from which its age counts."""
     kind = kind_of(record)
@@ -87,7 +80,7 @@ def result_manifest(key: str, record: Mapping[str, Any], blobs: Sequence[Descrip
         raise ValueError(f"the record of {key} is no result of a step")
     told = {name: record[name] for name in _FIELDS[kind]}
     manifest = ImageManifest(
-        config=empty_descriptor(),
+        config=EMPTY,
         layers=tuple(blobs),
         artifact_type=ARTIFACT_TYPE,
         annotations={KEY: key, RECORD: canonical_json(told).decode(), CREATED: created},

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from assembler.oci import media_types
-from assembler.oci.descriptor import Descriptor
+from assembler.oci.descriptor import EMPTY, EMPTY_JSON, Descriptor
 from assembler.oci.digest import Digest
 from assembler.oci.image import ImageManifest
 from assembler.oci.reference import Reference
@@ -84,7 +84,7 @@ class Export:
     def write(self, key: str, *, anew: bool = False) -> bool:
         """Write one result, unless the cache has it. False when there is nothing to write."""
         from assembler.registry.push import push_artifact
-        from assembler.registry.results import EMPTY, empty_descriptor, kind_of, result_manifest
+        from assembler.registry.results import kind_of, result_manifest
 
         record, blobs = self._result(key)
         if record is None or kind_of(record) is None:
@@ -93,14 +93,13 @@ class Export:
         if not anew and self._client.head_manifest(tagged) is not None:
             return False
         created = self._now.strftime("%Y-%m-%dT%H:%M:%SZ")
-        empty = empty_descriptor()
         self._reports += push_artifact(
             self._session.client,
             self._session.store,
             tagged,
             result_manifest(key, record, [blob for blob, _ in blobs], created),
-            [(empty, None), *blobs],
-            data={empty.digest: EMPTY},
+            [(EMPTY, None), *blobs],
+            data={EMPTY.digest: EMPTY_JSON},
             neighbours=self._neighbours,
             stopped=self._stopped,
         )
