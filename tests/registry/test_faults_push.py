@@ -16,6 +16,7 @@ from support.images import AMD64, image_of
 from support.registry import RunningRegistry, output_of
 
 from assembler.errors import RegistryError
+from assembler.oci.descriptor import EMPTY, EMPTY_JSON
 from assembler.oci.digest import Digest
 from assembler.oci.image import Image, ImageManifest
 from assembler.oci.layout import Store
@@ -23,7 +24,6 @@ from assembler.oci.reference import Reference
 from assembler.registry.client import Client
 from assembler.registry.push import PushResult, push, push_artifact
 from assembler.registry.resolve import resolve_base
-from assembler.registry.results import EMPTY, empty_descriptor
 from assembler.registry.retry import RetryPolicy
 from assembler.registry.settings import Settings
 
@@ -215,13 +215,12 @@ def test_two_pushes_of_one_image_at_once(
 
 def test_many_writers_of_one_blob(registry: RunningRegistry, store: Store, repository: str) -> None:
     """Registry 2.8 refuses a manifest when it reads a link of a blob that another writer is just writing again."""
-    empty = empty_descriptor()
-    manifest = ImageManifest(config=empty, layers=(), artifact_type="application/x").to_bytes()
+    manifest = ImageManifest(config=EMPTY, layers=(), artifact_type="application/x").to_bytes()
     client = Client(Settings(), RetryPolicy(first=0.05))
 
     def one(number: int) -> None:
         target = registry.reference(f"{repository}/{number // 8}:{number}")
-        push_artifact(client, store, target, manifest, [(empty, None)], data={empty.digest: EMPTY})
+        push_artifact(client, store, target, manifest, [(EMPTY, None)], data={EMPTY.digest: EMPTY_JSON})
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(one, range(160)))
