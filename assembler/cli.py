@@ -267,6 +267,12 @@ def _lock(arguments: Namespace) -> int:
     return 0
 
 
+def _sif(arguments: Namespace) -> int:
+    from assembler.cli_sif import sif_command
+
+    return sif_command(arguments, _options(arguments), pairs(arguments.set, "--set"), _epoch())
+
+
 def _inspect(arguments: Namespace) -> int:
     from assembler.cli_image import inspect_command
 
@@ -302,6 +308,7 @@ _COMMANDS = {
     "build": _build,
     "plan": _plan,
     "lock": _lock,
+    "sif": _sif,
     "inspect": _inspect,
     "run": _run,
     "gc": _gc,

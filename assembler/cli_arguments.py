@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from assembler import __version__
 from assembler.cli_help import DETAILS, EXAMPLES, LATER, USAGE, VERBS
+from assembler.cli_values import days, host, number, one_of
 from assembler.errors import RequestError
 
 
@@ -74,6 +75,7 @@ def parser() -> argparse.ArgumentParser:
         "build": _build,
         "plan": _plan,
         "lock": _lock,
+        "sif": _sif,
         "inspect": _inspect,
         "run": _run,
         "list": _list,
@@ -117,34 +119,6 @@ class _Parser(argparse.ArgumentParser):
         raise RequestError(message, place=self.prog, hint=hint)
 
 
-def _one_of(*choices: str) -> Callable[[str], str]:
-    def check(text: str) -> str:
-        if text not in choices:
-            expected = ", ".join(f"`{choice}`" for choice in choices)
-            raise argparse.ArgumentTypeError(f"expected one of {expected}, got `{text}`")
-        return text
-
-    return check
-
-
-def _number(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,6}", text) or not int(text):
-        raise argparse.ArgumentTypeError(f"expected a number from 1 upward, got `{text}`")
-    return int(text)
-
-
-def _days(text: str) -> float:
-    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]+)?", text):
-        raise argparse.ArgumentTypeError(f"expected a number of days, got `{text}`")
-    return float(text)
-
-
-def _host(text: str) -> str:
-    if not text or "/" in text:
-        raise argparse.ArgumentTypeError(f"expected a host, with its port if it has one, got `{text}`")
-    return text
-
-
 def _many(group: argparse._ActionsContainer, name: str, metavar: str, text: str, **more: object) -> None:
     """An option that may be given several times."""
     group.add_argument(name, action="append", default=[], metavar=metavar, help=text, **more)  # type: ignore[arg-type]
@@ -160,7 +134,7 @@ def _build(verb: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KIND:PATH",
-        help="write a directory (oci:DIR) or one file (oci-archive:FILE)",
+        help="write a directory (oci:DIR) or one file (oci-archive:FILE, sif:FILE, sqsh:FILE for enroot)",
     )
     _many(result, "--attach", "[TYPE=]FILE", "push this file too, as a referrer of the image: an SBOM, a report")
     _overrides(verb)
@@ -169,7 +143,7 @@ def _build(verb: argparse.ArgumentParser) -> None:
     _many(locking, "--update", "NAME", "resolve this entry of the lock again; may be repeated")
     running = _running(verb)
     running.add_argument(
-        "--jobs", "-j", type=_number, metavar="N", help="parallel compile jobs; default: from cores and memory"
+        "--jobs", "-j", type=number, metavar="N", help="parallel compile jobs; default: from cores and memory"
     )
     _many(running, "--secret", "NAME=FILE", "a file for compile steps that ask for this secret; may be repeated")
     running.add_argument("--keep", action="store_true", help="keep the container of a failed step, to look into")
@@ -215,6 +189,28 @@ class _Update(argparse.Action):
         setattr(namespace, self.dest, [*names, str(values)] if values else names)
 
 
+def _sif(verb: argparse.ArgumentParser) -> None:
+    from assembler.sif.settings import COMPRESSORS
+
+    names = f"{{{','.join(COMPRESSORS)}}}"
+    verb.add_argument("image", metavar="IMAGE", help="what to make it of")
+    verb.add_argument("target", metavar="FILE.sif", type=Path, help="the file; one that is there is replaced")
+    verb.add_argument(
+        "--compression", type=one_of(*COMPRESSORS), default="gzip", metavar=names, help="gzip works everywhere"
+    )
+    verb.add_argument("--fix-perms", action="store_true", help="let owners read and write everything")
+    verb.add_argument(
+        "--arch", metavar="ARCH", help="of an image with several, such as arm64; default: this machine's"
+    )
+    verb.add_argument(
+        "--with", dest="with_", type=one_of("apptainer"), metavar="apptainer", help="have it do the work"
+    )
+    _many(verb, "--push", "oras://REF", "push the SIF under this tag; may be repeated")
+    _many(verb, "--set", "ARG=VALUE", "of a manifest: the value of an argument; may be repeated")
+    _network(verb.add_argument_group("network"))
+    _running(verb)
+
+
 def _inspect(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("image", metavar="IMAGE", help="a name in the store, oci:DIR[:TAG], or a registry reference")
     verb.add_argument("--files", action="store_true", help="also list the files of our own layers")
@@ -231,7 +227,7 @@ def _run(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--with",
         dest="engine",
-        type=_one_of(*engines),
+        type=one_of(*engines),
         metavar="{podman,docker,apptainer}",
         help="what runs it; default: the first of these that is installed",
     )
@@ -254,7 +250,7 @@ def _list(verb: argparse.ArgumentParser) -> None:
 
 def _gc(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
-        "--keep-days", type=_days, default=14.0, metavar="DAYS", help="keep what was used within DAYS (14)"
+        "--keep-days", type=days, default=14.0, metavar="DAYS", help="keep what was used within DAYS (14)"
     )
     verb.add_argument(
         "--all", action="store_true", help="keep nothing but the images that have a name in the store"
@@ -275,7 +271,7 @@ def _schema(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "document",
         nargs="?",
-        type=_one_of("manifest", "recipe"),
+        type=one_of("manifest", "recipe"),
         metavar="{manifest,recipe}",
         default="manifest",
         help="of which (manifest)",
@@ -300,7 +296,7 @@ def _overrides(verb: argparse.ArgumentParser, *, image: bool = True) -> None:
     if image:
         group.add_argument(
             "--compression",
-            type=_one_of("zstd", "gzip", "both"),
+            type=one_of("zstd", "gzip", "both"),
             metavar="{zstd,gzip,both}",
             help="of our layers; `both` makes an index of a gzip image and its zstd twin",
         )
@@ -328,14 +324,14 @@ def _network(group: argparse._ArgumentGroup) -> None:
 
 
 def _insecure(group: argparse._ActionsContainer) -> None:
-    _many(group, "--insecure", "HOST", "speak plain HTTP to this registry, as to localhost", type=_host)
+    _many(group, "--insecure", "HOST", "speak plain HTTP to this registry, as to localhost", type=host)
 
 
 def _running(verb: argparse.ArgumentParser, *, json: bool = True) -> argparse._ArgumentGroup:
     group = verb.add_argument_group("running")
     group.add_argument(
         "--progress",
-        type=_one_of("auto", "live", "plain", "json", "quiet"),
+        type=one_of("auto", "live", "plain", "json", "quiet"),
         metavar="{auto,live,plain,json,quiet}",
         default="auto",
         help="how to tell of progress on stderr; auto: live on a terminal, else plain",

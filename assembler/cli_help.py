@@ -8,6 +8,7 @@ VERBS: Final = {
     "build": "assemble images: lock, plan, compile, pack, stack, verify, publish (the default verb)",
     "plan": "show what would be done: steps, keys, what is cached, what must be fetched",
     "lock": "resolve tags, versions and packages, and write the lock beside the manifest",
+    "sif": "make a SIF of an image, for Apptainer, as an ordinary user",
     "inspect": "show an image's layers, sizes, origins, settings and files",
     "run": "run an image with the GPUs, memory and devices that it wants: podman, docker or apptainer",
     "list": "list the manifests and recipes of the library",
@@ -15,7 +16,6 @@ VERBS: Final = {
     "schema": "print the JSON Schema of manifests or recipes, for editors",
 }
 LATER: Final = {
-    "sif": "`apptainer build FILE.sif docker://REFERENCE` converts an image that was pushed",
     "doctor": "a step that this host cannot do says what is missing",
     "check": "`assemble inspect IMAGE --files` shows what is in an image",
     "diff": "`assemble inspect IMAGE --json`, for each of two images, gives values that can be compared",
@@ -35,6 +35,7 @@ USAGE: Final = {
     "build": "assemble [build] MANIFEST… [options]",
     "plan": "assemble plan MANIFEST… [options]",
     "lock": "assemble lock MANIFEST… [--update [NAME]] [options]",
+    "sif": "assemble sif IMAGE FILE.sif [options]",
     "inspect": "assemble inspect IMAGE [options]",
     "run": "assemble run [options] TARGET [COMMAND…]",
 }
@@ -54,6 +55,11 @@ Exit status: 0 nothing to do, 10 work to do.
 Write NAME.lock.yaml beside each MANIFEST: the digest behind each tag, the
 commit behind each git reference, the hash of each archive, version and hash
 of each package. What is locked stays, unless --update says otherwise.
+""",
+    "sif": """\
+Make a SIF of IMAGE: a manifest, a name in the store, a registry reference,
+oci:DIR[:TAG] or oci-archive:FILE[:TAG]. No root, no user namespace and no
+Apptainer is needed, and nothing is unpacked. Equal images give equal files.
 """,
     "inspect": """\
 Show an image: its layers with size and origin, its settings, and with --files

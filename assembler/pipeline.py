@@ -22,6 +22,7 @@ from assembler.oci.platform import Platform
 from assembler.oci.reference import Reference
 from assembler.plan.graph import Plan
 from assembler.plan.twins import plan_in_both
+from assembler.sif.settings import SifSettings
 from assembler.steps import publishing, unchanged
 from assembler.steps.assembly import Assembly
 from assembler.steps.locking import check_updates
@@ -38,6 +39,7 @@ class Request:
 
     `attach` are files, `[TYPE=]FILE`, that are pushed with the image as its referrers. `epoch` is the time, in
     seconds since 1970, of manifests that say none.
+    `sif` says how the outputs `sif:` and `sqsh:` are wanted.
     """
 
     manifests: tuple[str, ...]
@@ -50,6 +52,7 @@ class Request:
     compression: str | None = None
     attach: tuple[str, ...] = ()
     epoch: int | None = None
+    sif: SifSettings | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,9 +99,12 @@ def build(request: Request, options: Options | None = None, emit: Emit = ignore)
     References and credentials are tried before anything is compiled.
     """
     options = options or Options()
-    targets = publishing.parse_targets(request.push, request.outputs, len(request.manifests), request.attach)
+    sif = replace(request.sif or SifSettings(), epoch=request.epoch or 0)
+    targets = publishing.parse_targets(request.push, request.outputs, len(request.manifests), request.attach, sif)
     loaded = _load(request)
     with Session(options, emit) as session:
+        for manifest in loaded:
+            publishing.check_platforms(targets, list(_platforms(request, manifest.manifest)))
         publishing.check_targets(session, targets)
         if options.update:
             for manifest in loaded:

@@ -17,7 +17,7 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -33,6 +33,7 @@ _PACKAGES = {
     "mksquashfs": "squashfs-tools",
     "mmdebstrap": "mmdebstrap",
     "newuidmap": "uidmap",
+    "tar2sqfs": "squashfs-tools-ng",
 }
 """The packages of Debian and its kin that have the programs which we run on this host."""
 
@@ -256,6 +257,27 @@ def run(
     if check and returncode not in ok:
         raise StepError(f"`{shlex.join(argv)}` {exit_name(returncode)}", detail=tail)
     return completed
+
+
+def feed(argv: Sequence[str], pieces: Iterable[bytes], *, env: Mapping[str, str] | None = None) -> None:
+    """Run a command that reads these pieces, one after the other, from standard input.
+
+    An exception while they are made ends the command. StepError with its last lines when it fails.
+    """
+    with spawned(argv, env=env, stdin=subprocess.PIPE, stderr=subprocess.STDOUT) as child:
+        tail: list[str] = []
+        listener = threading.Thread(target=lambda: tail.extend(_follow(child, None, None, None)), daemon=True)
+        listener.start()
+        stdin = child.stdin
+        assert stdin is not None  # noqa: S101  (a pipe was asked for)
+        with contextlib.suppress(BrokenPipeError):  # it has ended, and its exit status says how
+            for piece in pieces:
+                stdin.write(piece)
+            stdin.close()
+        returncode = child.wait()
+        listener.join()
+    if returncode:
+        raise StepError(f"`{shlex.join(argv)}` {exit_name(returncode)}", detail=tail)
 
 
 def _follow(

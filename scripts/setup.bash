@@ -15,14 +15,16 @@ tools=(
   gcc:gcc                       # ELF files to read
   gpg:gpg                       # mmdebstrap looks up signing keys with it
   mmdebstrap:mmdebstrap         # bases that need no registry
-  mksquashfs:squashfs-tools     # SIF
+  mksquashfs:squashfs-tools     # SIF, where there is no tar2sqfs
   newuidmap:uidmap              # subordinate ids
   openssl:openssl               # certificates for registries of tests
   pigz:pigz                     # what dockerd unpacks gzip with
   podman:podman                 # runs what was assembled
   redis-server:redis-server     # one of the places where sccache keeps objects
   runc:runc                     # the runtime that podman uses here: crun refuses hosts with mixed cgroups
+  siftool:siftool               # Sylabs' own reader of SIF
   skopeo:skopeo                 # a second opinion on images
+  tar2sqfs:squashfs-tools-ng    # SIF; sqfs2tar reads it back
   umoci:umoci                   # another one
   xz:xz-utils
   zstd:zstd

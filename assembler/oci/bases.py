@@ -7,8 +7,10 @@ The checks are the same wherever a base lies. `load_layout` reads one from an OC
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, TypeAlias
 
 from assembler.errors import ManifestError, RequestError, UntrustedInputError
 from assembler.oci import media_types
@@ -16,6 +18,8 @@ from assembler.oci.descriptor import REF_NAME, Descriptor
 from assembler.oci.digest import Digest
 from assembler.oci.image import ImageConfig, ImageIndex, ImageManifest
 from assembler.oci.platform import Platform
+
+Opener: TypeAlias = Callable[[str], IO[bytes]]
 
 DOCUMENT_LIMIT = 16 << 20
 _DEEPEST_INDEX = 2
@@ -129,26 +133,34 @@ def load_layout(path: Path, name: str | None, platform: Platform) -> LayoutBase:
     verified by digest; layers are not opened.
     """
     place = f"oci:{path}" + (f":{name}" if name else "")
+    return load_layout_from(lambda file: (path / file).open("rb"), name, platform, place)
+
+
+def load_layout_from(opened: Opener, name: str | None, platform: Platform, place: str) -> LayoutBase:
+    """`load_layout` for a layout wherever its files are: `opened` opens one by its path in the layout, or fails
+    with OSError. `place` is for errors.
+    """
     try:
-        index = ImageIndex.from_bytes((path / "index.json").read_bytes())
+        with opened("index.json") as file:
+            index = ImageIndex.from_bytes(file.read(DOCUMENT_LIMIT))
     except OSError:
         raise RequestError(
             "expected an OCI image layout, there is no readable `index.json`", place=place
         ) from None
     except _MALFORMED as error:
         raise UntrustedInputError(f"index.json: {error}", place=place) from None
-    data = _blob(path, chosen := _named(index, name, platform, place), place)
+    data = _blob(opened, chosen := _named(index, name, platform, place), place)
     document = parse_manifest(chosen.media_type, data, place)
     origin = None
     for _ in range(_DEEPEST_INDEX):
         if isinstance(document, ImageManifest):
             break
         origin = document
-        data = _blob(path, chosen := pick_platform(document, platform, place), place)
+        data = _blob(opened, chosen := pick_platform(document, platform, place), place)
         document = parse_manifest(chosen.media_type, data, place)
     if isinstance(document, ImageIndex):
         raise UntrustedInputError("expected an image, got an index in an index in an index", place=place)
-    config_bytes = _blob(path, document.config, place)
+    config_bytes = _blob(opened, document.config, place)
     config = parse_config(document, config_bytes, platform, place)
     return LayoutBase(
         manifest=document, config=config, manifest_bytes=data, config_bytes=config_bytes, index=origin
@@ -170,11 +182,11 @@ def _named(index: ImageIndex, name: str | None, platform: Platform, place: str) 
     )
 
 
-def _blob(path: Path, descriptor: Descriptor, place: str) -> bytes:
+def _blob(opened: Opener, descriptor: Descriptor, place: str) -> bytes:
     if descriptor.size > DOCUMENT_LIMIT:
         raise UntrustedInputError(f"a document of {descriptor.size} bytes is too large", place=place)
     try:
-        with (path / "blobs" / "sha256" / descriptor.digest.hex).open("rb") as file:
+        with opened(f"blobs/sha256/{descriptor.digest.hex}") as file:
             data = file.read(descriptor.size + 1)
     except OSError:
         raise UntrustedInputError(f"expected blob {descriptor.digest}, it is not there", place=place) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,9 @@ from assembler.oci import media_types
 from assembler.oci.descriptor import Descriptor
 from assembler.oci.digest import Digest, Readable
 from assembler.oci.image import ImageIndex
+from assembler.oci.platform import Platform
 from assembler.oci.reference import Reference
+from assembler.sif.settings import SifSettings
 from assembler.steps import attachments
 from assembler.steps.attachments import Attachment
 from assembler.units import size_text
@@ -24,13 +26,13 @@ if TYPE_CHECKING:
     from assembler.steps.session import Session
     from assembler.steps.stacking import BuiltImage
 
-OUTPUTS = ("oci", "oci-archive")
+OUTPUTS = ("oci", "oci-archive", "sif", "sqsh")
+_ONE_FILE_SYSTEM = ("sif", "sqsh")
 _SKOPEO = "not there yet; `skopeo copy oci-archive:FILE {}` makes it of an archive"
 _LATER = {
     "docker-archive": _SKOPEO.format("docker-archive:PATH"),
     "containers-storage": _SKOPEO.format("containers-storage:NAME"),
     "docker-daemon": _SKOPEO.format("docker-daemon:NAME:TAG"),
-    "sif": "not there yet; `apptainer build PATH oci-archive:FILE` makes it of an archive",
 }
 
 
@@ -45,6 +47,7 @@ class Targets:
     outputs: tuple[tuple[str, Path], ...]
     texts: tuple[str, ...]
     attach: tuple[Attachment, ...] = ()
+    sif: SifSettings = field(default_factory=SifSettings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +63,11 @@ class Published:
 
 
 def parse_targets(
-    push: Sequence[str], outputs: Sequence[str], manifests: int, attach: Sequence[str] = ()
+    push: Sequence[str],
+    outputs: Sequence[str],
+    manifests: int,
+    attach: Sequence[str] = (),
+    sif: SifSettings | None = None,
 ) -> Targets:
     """Read what was asked for; RequestError names what cannot be."""
     if manifests > 1 and (push or outputs):
@@ -79,7 +86,8 @@ def parse_targets(
     for text in outputs:
         kind, colon, path = text.partition(":")
         if not colon or kind not in OUTPUTS or not path:
-            expected = " or ".join(f"`{name}:PATH`" for name in OUTPUTS)
+            *names, last = (f"`{name}:PATH`" for name in OUTPUTS)
+            expected = f"{', '.join(names)} or {last}"
             raise RequestError(f"expected {expected}, got `{text}`", place="--output", hint=_LATER.get(kind))
         parsed.append((kind, Path(path)))
     return Targets(
@@ -87,6 +95,7 @@ def parse_targets(
         outputs=tuple(parsed),
         texts=tuple(outputs),
         attach=attachments.parse_attachments(attach, push),
+        sif=sif or SifSettings(),
     )
 
 
@@ -94,6 +103,10 @@ def check_targets(session: Session, targets: Targets) -> None:
     """Look at directories. Credentials are tried beside the first work, see `Session.ready`."""
     for kind, path in targets.outputs:
         _check_output(kind, path)
+    if any(kind in _ONE_FILE_SYSTEM for kind, _ in targets.outputs):
+        from assembler.sif.squashfs import find_tool
+
+        find_tool()
     if targets.push:
         session.start_sending(targets.push)
 
@@ -109,10 +122,19 @@ def _check_output(kind: str, path: Path) -> None:
             fact = "expected an OCI layout, an empty directory, or nothing yet; there is another directory"
             raise RequestError(fact, place=place, hint="name another one")
         parent = path
-    if kind == "oci-archive" and path.is_dir():
+    if kind != "oci" and path.is_dir():
         raise RequestError("expected a file, or nothing yet; there is a directory", place=place)
     if not os.access(parent, os.W_OK | os.X_OK):
         raise NodeError(f"we may not write in `{parent}`", place=place)
+
+
+def check_platforms(targets: Targets, platforms: Sequence[Platform]) -> None:
+    """RequestError when a file for one platform is wanted of several."""
+    for kind, path in targets.outputs:
+        if kind in _ONE_FILE_SYSTEM and len(platforms) > 1:
+            names = ", ".join(f"`{platform}`" for platform in platforms)
+            fact = f"a {kind} file is for one platform, there are {names}"
+            raise RequestError(fact, place=f"--output {kind}:{path}", hint="name one: `--platform OS/ARCH`")
 
 
 def publish(session: Session, targets: Targets, built: Sequence[BuiltImage]) -> Published:
@@ -144,7 +166,12 @@ def publish(session: Session, targets: Targets, built: Sequence[BuiltImage]) -> 
         referrers = attachments.attach(session, top, targets.attach, targets.push)
         pushed += sum(referrer.bytes_pushed for referrer in referrers)
     for kind, path in targets.outputs:
-        _write(session, kind, path, digest, built)
+        if kind in _ONE_FILE_SYSTEM:
+            from assembler.steps.sif import write_built
+
+            write_built(session, "sif" if kind == "sif" else "sqsh", path, built[0], targets.sif)
+        else:
+            _write(session, kind, path, digest, built)
     return Published(
         digest=digest,
         bytes_pushed=pushed,

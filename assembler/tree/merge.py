@@ -37,7 +37,8 @@ class Node:
     """A file, link or directory of the merged tree; two paths with the same node are hard links of each other.
 
     `special` is a device or a pipe. `layer` counts from 0 at the bottom; `offset` is where the content of a file
-    begins in that layer's uncompressed tar. `uid`, `gid` and `mode` are as stored, `link` is a symlink's target.
+    begins in that layer's uncompressed tar. `uid`, `gid`, `mode` and `mtime` are as stored, `link` is a symlink's
+    target.
     """
 
     kind: Literal["file", "directory", "symlink", "special"]
@@ -45,6 +46,7 @@ class Node:
     mode: int = 0
     uid: int = 0
     gid: int = 0
+    mtime: int = 0
     size: int = 0
     offset: int = 0
     link: str = ""
@@ -263,7 +265,7 @@ def _parts(raw: bytes, what: str) -> list[str]:
 
 def _node(member: Member, number: int, what: str) -> Node:
     if member.special:
-        return Node("special", number, mode=member.mode, uid=member.uid, gid=member.gid)
+        return Node("special", number, mode=member.mode, uid=member.uid, gid=member.gid, mtime=member.mtime)
     if member.kind == "symlink" and (not member.link or len(member.link) > _PATH_LIMIT or b"\0" in member.link):
         raise _RefusedError(f"{what} is a symbolic link to nothing that can be a path")
     return Node(
@@ -272,6 +274,7 @@ def _node(member: Member, number: int, what: str) -> Node:
         mode=member.mode,
         uid=member.uid,
         gid=member.gid,
+        mtime=member.mtime,
         size=member.size,
         offset=member.offset,
         link=member.link.decode(errors="surrogateescape") if member.kind == "symlink" else "",
@@ -283,6 +286,7 @@ def _take_over(directory: Directory, member: Member, number: int) -> None:
     """The directory gets what the member says about it."""
     _own(directory, number)
     directory.mode, directory.uid, directory.gid = member.mode, member.uid, member.gid
+    directory.mtime = member.mtime
     directory.xattrs = member.xattrs or _NO_XATTRS
 
 

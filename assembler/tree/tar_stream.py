@@ -52,7 +52,8 @@ class ByteStream(Protocol):
 class Member:
     """One entry as the archive states it. `offset` is where its content starts in the uncompressed archive.
 
-    What follows `offset` is only told by a reader of layers; `special` is a device or a pipe.
+    What follows `offset` is only told by a reader of layers; `special` is a device or a pipe. `mtime` is in whole
+    seconds since 1970.
     """
 
     name: bytes
@@ -64,6 +65,7 @@ class Member:
     mode: int = 0
     uid: int = 0
     gid: int = 0
+    mtime: int = 0
     xattrs: Mapping[str, bytes] = field(default_factory=dict)
     special: bool = False
 
@@ -165,6 +167,7 @@ class TarReader:
             size = int(records[b"size"]) if b"size" in records else _number(header[124:136])
             mode = _number(header[100:108])
             owners = _owners(header, records) if self._layer else (0, 0)
+            mtime = _mtime(header, records) if self._layer else 0
         except ValueError as error:
             raise TarError(f"`{shown(name)}` has a header that is no number: {error}") from None
         if size < 0:
@@ -181,6 +184,7 @@ class TarReader:
             mode=mode & 0o7777,
             uid=owners[0],
             gid=owners[1],
+            mtime=mtime,
             xattrs=_xattrs(records) if self._layer else {},
             special=special,
         )
@@ -242,6 +246,12 @@ def _owners(header: bytes, records: dict[bytes, bytes]) -> tuple[int, int]:
     uid = int(records[b"uid"]) if b"uid" in records else _number(header[108:116])
     gid = int(records[b"gid"]) if b"gid" in records else _number(header[116:124])
     return uid, gid
+
+
+def _mtime(header: bytes, records: dict[bytes, bytes]) -> int:
+    """Whole seconds; pax has fractions too."""
+    stored = records.get(b"mtime")
+    return _number(header[136:148]) if stored is None else int(stored.partition(b".")[0] or b"0")
 
 
 def _xattrs(records: dict[bytes, bytes]) -> dict[str, bytes]:

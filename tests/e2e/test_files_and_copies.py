@@ -212,7 +212,7 @@ def test_a_lost_blob_is_made_again(program: Program, project: Path) -> None:
         (["nothing.yaml"], "error: nothing.yaml: no such file"),
         (["--push", "UPPER/case:1"], "is no repository name"),
         (["--push", "localhost:1/x:1"], "localhost:1"),
-        (["--output", "zip:x"], "expected `oci:PATH` or `oci-archive:PATH`"),
+        (["--output", "zip:x"], "expected `oci:PATH`, `oci-archive:PATH`"),
         (["--output", "oci:/no/such/dir/x"], "does not exist"),
         (["--set", "x"], "expected NAME=VALUE"),
         (["--set", "x=1"], "`x`"),
