@@ -152,21 +152,23 @@ def _of_manifest(arguments: Namespace, cache: Path, engine: Engine) -> _Target:
         fact = "docker runs no image that was not pushed or loaded"
         raise RequestError(fact, place="--with docker", hint="push it, and name it with `--image REF`")
     else:
-        layout = cache / "run" / manifest.name
+        path = cache / "run" / manifest.name
+        output, image = f"oci:{path}", f"oci:{path}:{manifest.name}"
+        if engine == "apptainer":
+            output, image = f"sif:{path}.sif", f"{path}.sif"
         if not arguments.print:
-            _assemble(arguments, cache, sets, layout)
-        image = f"oci:{layout}:{manifest.name}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _assemble(arguments, cache, sets, output)
     return _Target(image, manifest.run, vendor, tuple(map(str, manifest.image.ports)))
 
 
-def _assemble(arguments: Namespace, cache: Path, sets: Mapping[str, str], layout: Path) -> None:
-    """Have the image, whole, in a layout that engines read."""
+def _assemble(arguments: Namespace, cache: Path, sets: Mapping[str, str], output: str) -> None:
+    """Have the image, whole, as the engine reads it."""
     from assembler.cli_progress import choose_renderer
     from assembler.pipeline import Request, build
     from assembler.steps.session import Options
 
-    layout.parent.mkdir(parents=True, exist_ok=True)
-    request = Request(manifests=(arguments.target,), sets=sets, outputs=(f"oci:{layout}",))
+    request = Request(manifests=(arguments.target,), sets=sets, outputs=(output,))
     options = Options(cache=cache, insecure=tuple(arguments.insecure))
     with choose_renderer("auto", verbose=False, stream=sys.stderr) as emit:
         build(request, options, emit)

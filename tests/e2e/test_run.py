@@ -58,9 +58,9 @@ def test_a_manifest_says_how_its_image_is_run(program: Program, manifest: Path) 
     ended = program("run", "--with", "docker", "--print", manifest)
     assert (ended.code, "--image REF" in ended.stderr) == (2, True)
     printed = program.ok("run", "--with", "apptainer", "--env", "TOKEN", "--print", manifest)
-    layout = program.cache / "run/server"
-    assert printed == f'APPTAINERENV_TOKEN="$TOKEN" apptainer run --cleanenv --nv oci:{layout}:server'
-    assert not layout.exists(), "what is only printed is not assembled"
+    sif = program.cache / "run/server.sif"
+    assert printed == f'APPTAINERENV_TOKEN="$TOKEN" apptainer run --cleanenv --nv {sif}'
+    assert not sif.exists(), "what is only printed is not assembled"
 
 
 def test_an_image_says_it_too_and_gets_no_rights_by_it(
