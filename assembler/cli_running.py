@@ -95,7 +95,9 @@ class Running:
         parts = [size_text(self.done_bytes)]
         if self.total_bytes is not None:
             parts[0] += f" of {size_text(self.total_bytes)}"
-        if (rate := self.rate(now)) is not None:
+        # What is through has no rate: the step goes on with something else, such as installing what it fetched.
+        is_through = self.total_bytes is not None and self.done_bytes >= self.total_bytes
+        if not is_through and (rate := self.rate(now)) is not None:
             parts.append(f"{size_text(rate)}/s")
         if (left := self.seconds_left(now)) is not None:
             parts.append(f"{_whole_seconds(left)} left")

@@ -42,6 +42,14 @@ def test_time_left_is_of_the_right_size_on_a_network_that_varies(seed: int) -> N
     assert "left" not in running.amount_text(now)
 
 
+def test_what_is_through_has_no_rate() -> None:
+    """The step goes on with something else: what was fetched is being installed."""
+    running = Running("toolchain", "x", 0)
+    for tick in range(11):
+        running.progress(tick * MEBIBYTE, 10 * MEBIBYTE, tick / 10)
+    assert {running.amount_text(now) for now in range(1, 100)} == {"10.0 MiB of 10.0 MiB"}
+
+
 def test_nothing_is_said_of_what_nobody_knows() -> None:
     running = Running("push", "layer", 0)
     assert (running.rate(1), running.seconds_left(1)) == (None, None)
