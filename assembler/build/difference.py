@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from assembler.build.normalise import is_dropped, normalise
+from assembler.build.owners import Owner, ReadOwner, owner_on_disk, unknown_owners
 from assembler.errors import NodeError, UntrustedInputError, refused
 from assembler.tree.builder import fault_of
 from assembler.tree.entry import Entry
@@ -28,30 +29,44 @@ _WHOLE: Final = frozenset(
     for name in ("opaque", "redirect")
 )
 """Marks of directories in an upper directory that do not list all that differs below them."""
-_DRIVERS: Final = ("user.overlay.", "user.fuseoverlayfs.", "user.containers.")
+_DRIVERS: Final = ("user.overlay.", "user.fuseoverlayfs.", "user.containers.", "user.assemble.")
+_ROOT: Final[Owner] = (0, 0)
 _MACHINE_ID: Final = "etc/machine-id"
 
 
-def difference(lower: Path, upper: Path, candidates: Path | None = None, *, epoch: int = 0) -> tuple[Entry, ...]:
+def difference(
+    lower: Path,
+    upper: Path,
+    candidates: Path | None = None,
+    *,
+    epoch: int = 0,
+    lower_owner: ReadOwner = owner_on_disk,
+    upper_owner: ReadOwner = owner_on_disk,
+) -> tuple[Entry, ...]:
     """The entries that make the root `upper` out of the root `lower`, normalised, sorted by path.
 
     Both are mounted roots. `candidates` is the upper directory of the overlay that `upper` is the mount of, or
     None for a walk of both roots. An entry is there only if type, mode, owner, link target, extended attributes
     or content really differ; times do not count. What is gone becomes a whiteout, the topmost path only. Sockets,
     named pipes and devices are left out: a layer does not hold them. `epoch` is the time that the packer will
-    stamp (see `normalise`).
+    stamp (see `normalise`). The two owners say whose a path of each root is, where the file system does not know.
 
     Contents are paths below `upper` and so only valid while it is mounted.
 
-    Raises UntrustedInputError for a name that no layer can hold, NodeError when something cannot be read.
+    Raises UntrustedInputError for a name that no layer can hold, NodeError when something cannot be read,
+    StepError when it is not known whose a new file would be.
     """
+    comparison = _Comparison(lower, upper, lower_owner, upper_owner)
     try:
-        found = list(_Comparison(lower, upper).directory("", candidates))
+        found = list(comparison.directory("", candidates))
         entries = normalise(_linked(found), epoch=epoch)
         if os.path.lexists(lower / _MACHINE_ID):
             entries = tuple(entry for entry in entries if entry.path != _MACHINE_ID)
     except OSError as error:
         raise NodeError(f"cannot be compared: {refused(error)}", place=str(error.filename or upper)) from error
+    kept = {entry.path for entry in entries}
+    if unknown := [path for path in comparison.unknown if path in kept]:
+        raise unknown_owners(unknown)
     for entry in entries:
         if fault := fault_of(entry):
             raise UntrustedInputError(fault, place="the file system of the container")
@@ -63,9 +78,13 @@ _Found = tuple[Entry, tuple[int, int] | None]
 
 
 class _Comparison:
-    def __init__(self, lower: Path, upper: Path) -> None:
+    def __init__(self, lower: Path, upper: Path, lower_owner: ReadOwner, upper_owner: ReadOwner) -> None:
         self._lower = os.fspath(lower)
         self._upper = os.fspath(upper)
+        self._lower_owner = lower_owner
+        self._upper_owner = upper_owner
+        self.unknown: list[str] = []
+        """Paths that nobody was said to own, in a directory that may have handed its group on to them."""
 
     def directory(self, path: str, candidates: Path | None) -> Iterator[_Found]:
         """What differs below a directory that both roots have; all names count without `candidates`."""
@@ -116,26 +135,37 @@ class _Comparison:
         one, other = self._at(self._lower, path), self._at(self._upper, path)
         if stat.S_ISLNK(new.st_mode):
             # A link's own mode says nothing.
-            if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid) or _target(one) != _target(other):
-                return True
-            return _xattrs(one) != _xattrs(other)
+            return (
+                self._owner_differs(path, old, new)
+                or _target(one) != _target(other)
+                or _xattrs(one) != _xattrs(other)
+            )
         if old.st_size != new.st_size or self._metadata_differs(path, old, new):
             return True
         return not _same_bytes(one, other)
 
     def _metadata_differs(self, path: str, old: os.stat_result, new: os.stat_result) -> bool:
-        if (old.st_mode, old.st_uid, old.st_gid) != (new.st_mode, new.st_uid, new.st_gid):
+        if old.st_mode != new.st_mode or self._owner_differs(path, old, new):
             return True
         return _xattrs(self._at(self._lower, path)) != _xattrs(self._at(self._upper, path))
 
+    def _owner_differs(self, path: str, old: os.stat_result, new: os.stat_result) -> bool:
+        before = self._lower_owner(self._at(self._lower, path), old)
+        after = self._upper_owner(self._at(self._upper, path), new)
+        return (before or _ROOT) != (after or _ROOT)
+
     def _entry(self, path: str, status: os.stat_result) -> _Found:
         place = self._at(self._upper, path)
+        owner = self._upper_owner(place, status)
+        if owner is None and self._hands_on(path.rpartition("/")[0]):
+            self.unknown.append(path)
+        uid, gid = owner or _ROOT
         entry = Entry(
             path=path,
             kind="directory",
             mode=stat.S_IMODE(status.st_mode),
-            uid=status.st_uid,
-            gid=status.st_gid,
+            uid=uid,
+            gid=gid,
             xattrs=_xattrs(place),
         )
         if stat.S_ISDIR(status.st_mode):
@@ -144,6 +174,12 @@ class _Comparison:
             return replace(entry, kind="symlink", mode=0o777, link=_target(place)), None
         inode = (status.st_dev, status.st_ino) if status.st_nlink > 1 else None
         return replace(entry, kind="file", size=status.st_size, content=Path(place)), inode
+
+    def _hands_on(self, directory: str) -> bool:
+        """Does a directory give its group, which is not root's, to what is made in it?"""
+        place = self._at(self._upper, directory)
+        status = os.lstat(place)
+        return bool(status.st_mode & stat.S_ISGID) and bool((self._upper_owner(place, status) or _ROOT)[1])
 
 
 def _linked(found: list[_Found]) -> Iterator[Entry]:

@@ -1,4 +1,4 @@
-"""Start buildah so that nothing of it is left over: `python -I launcher.py NETWORK PROGRAM ARGUMENT…`.
+"""Start buildah so that nothing of it is left over: `python -I launcher.py NETWORK OWNERS PROGRAM ARGUMENT…`.
 
 What a command in a container leaves behind in a session of its own would live on; here it comes back to us, since
 orphans go to the nearest subreaper (prctl(2)), and is ended. So is everything when the process that started us
@@ -6,6 +6,10 @@ dies.
 
 With the network `none`, there is only a loopback of the command's own: buildah's chroot isolation knows no network
 but the host's, so buildah itself runs in a network namespace that nothing is connected to (network_namespaces(7)).
+
+OWNERS says what becomes of calls about owners and identities. With `own` nothing; the others are for a namespace
+of one id. With `faked` they succeed and do nothing; with `recorded:JOURNAL` a supervisor (`recorder.py`) writes
+down those of programs in a container, with `everywhere:JOURNAL` those of all.
 
 The standard library only, and none of our modules: this file is a program. It is the place for whatever must be
 set on a process before buildah runs in it.
@@ -16,14 +20,16 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import importlib.util
 import os
 import signal
 import socket
 import struct
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
+from typing import Any
 
 PREFIX = "assemble-launcher:"
 """What a message of this file begins with."""
@@ -84,16 +90,65 @@ def end_children() -> None:
         time.sleep(0.005)
 
 
-def launch(argv: Sequence[str]) -> int:
+def sibling(name: str) -> Any:
+    """A module beside this file, which has the standard library only, too."""
+    spec = importlib.util.spec_from_file_location(name, os.path.join(os.path.dirname(__file__), f"{name}.py"))  # noqa: PTH118, PTH120
+    assert spec and spec.loader  # noqa: S101  (the file is there)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def owners_filter(owners: str) -> Callable[[], None]:
+    """What the child that becomes the program does for OWNERS; a supervisor is started for it, where it has one.
+
+    OSError when this machine, or its kernel, cannot do it.
+    """
+    if owners == "own":
+        return lambda: None
+    calls = sibling("system_calls")
+    kind, _, journal = owners.partition(":")
+    machine = calls.machine()
+    if kind == "faked":
+        return lambda: calls.install(recorded=False)
+    ours, theirs = socket.socketpair()
+    recorder = sibling("recorder")
+    supervisor = recorder.Supervisor(machine, recorder.Journal(journal), everywhere=kind == "everywhere")
+    if os.fork() == 0:
+        status = 1
+        try:
+            theirs.close()
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)  # as long as there is somebody to answer
+            _, listeners, _, _ = socket.recv_fds(ours, 1, 1)
+            ours.close()
+            if listeners:
+                supervisor.serve(listeners[0])
+            status = 0
+        finally:
+            os._exit(status)
+    ours.close()
+
+    def send() -> None:
+        listener = calls.install(recorded=True)
+        socket.send_fds(theirs, [b"x"], [listener])
+        os.close(listener)
+        theirs.close()
+
+    return send
+
+
+def launch(argv: Sequence[str], prepare: Callable[[], None]) -> int:
     """Run a program to its end and return its exit status, 128 + n when a signal ended it."""
     program = os.fork()
     if program == 0:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         try:
+            prepare()
             os.execv(argv[0], list(argv))  # noqa: S606  (process.py has started this launcher)
         except OSError as error:
-            os.write(2, f"{PREFIX} {error.strerror}\n".encode())
+            os.write(2, f"{PREFIX} {error.strerror or error}\n".encode())
         os._exit(127)
     while True:
         # Orphans that end meanwhile are reaped here too.
@@ -103,7 +158,7 @@ def launch(argv: Sequence[str]) -> int:
             return code if code >= 0 else 128 - code
 
 
-def main(network: str, argv: Sequence[str]) -> int:
+def main(network: str, owners: str, argv: Sequence[str]) -> int:
     """Prepare this process, run the program, end what is left."""
     libc = ctypes.CDLL(None, use_errno=True)
     parent = os.getppid()
@@ -116,10 +171,11 @@ def main(network: str, argv: Sequence[str]) -> int:
             return 128 + signal.SIGTERM
         if network == "none":
             leave_network(libc)
+        prepare = owners_filter(owners)
     except OSError as error:
-        raise SystemExit(f"{PREFIX} {error.strerror}") from error
+        raise SystemExit(f"{PREFIX} {error.strerror or error}") from error
     try:
-        return launch(argv)
+        return launch(argv, prepare)
     except _Stopped as stopped:
         return 128 + int(stopped.args[0])
     finally:
@@ -129,4 +185,4 @@ def main(network: str, argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2:]))
+    sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3:]))

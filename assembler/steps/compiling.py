@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from assembler.build.budget import Budget
     from assembler.build.container import Container
     from assembler.build.debs import Package
+    from assembler.oci.image import Image
     from assembler.steps.assembly import Assembly
     from assembler.steps.session import Session
 
@@ -67,17 +68,22 @@ def base_container(assembly: Assembly, step: str) -> Iterator[Container]:
 
 
 def stack_image(assembly: Assembly, plan: Plan, index: int, *, packages_only: bool) -> str:
-    """The name, in buildah's storage, of the runtime base with what layer `index` stands on."""
+    """The name, in buildah's storage, of what layer `index` stands on."""
+    return image_for(assembly.session, stack(assembly, plan, index, packages_only=packages_only))
+
+
+def stack(assembly: Assembly, plan: Plan, index: int, *, packages_only: bool) -> Image:
+    """The runtime base with what layer `index` stands on."""
     below = [
         number
         for number, layer in enumerate(assembly.loaded.layers[:index])
         if not packages_only or layer.entry.packages or layer.entry.run
     ]
     if not below:
-        return base_image(assembly.session, assembly.runtime)
+        return assembly.runtime.image()
     from assembler.oci.image import append
 
-    return image_for(assembly.session, append(assembly.runtime.image(), assembly.blobs(plan, below)))
+    return append(assembly.runtime.image(), assembly.blobs(plan, below))
 
 
 def compile_all(assembly: Assembly, plan: Plan, steps: Sequence[Step]) -> None:

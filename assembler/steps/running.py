@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from assembler.pack.tarball import PackedLayer
 from assembler.plan.graph import Plan, layer_id
 from assembler.steps import compiling
+from assembler.steps.materialise import image_for
+from assembler.steps.owners import owners_of
 from assembler.steps.wish import Wish
 
 if TYPE_CHECKING:
@@ -22,8 +25,10 @@ def changed_layer(
     session = assembly.session
     layer = assembly.loaded.layers[index]
     step = layer_id(index)
-    image = compiling.stack_image(assembly, plan, index, packages_only=layer.entry.run is None)
-    with session.buildah.container(image, f"layer-{index}") as container:
+    stack = compiling.stack(assembly, plan, index, packages_only=layer.entry.run is None)
+    image = image_for(session, stack)
+    owners = functools.cache(lambda: owners_of(session, stack))
+    with session.buildah.container(image, f"layer-{index}", owners=owners) as container:
         if layer.entry.packages:
             packages = assembly.debs.answer(step, lock=True) or ()
             compiling.install_packages(session, container, packages, layer.entry.packages.apt, step)
@@ -36,11 +41,16 @@ def changed_layer(
                 log=session.run.log(f"layer-{index}", str(plan.step(step).key)),
             )
         with (
-            session.buildah.container(image, f"below-{index}") as below,
+            session.buildah.container(image, f"below-{index}", owners=owners) as below,
             below.mounted() as lower,
             container.mounted() as upper,
         ):
             entries = difference(
-                lower, upper, container.upper_directory(upper), epoch=assembly.loaded.manifest.epoch
+                lower,
+                upper,
+                container.upper_directory(upper),
+                epoch=assembly.loaded.manifest.epoch,
+                lower_owner=below.owner_reader,
+                upper_owner=container.owner_reader,
             )
             return wish.pack(entries)

@@ -14,7 +14,8 @@ from support.needs import lacking, need
 
 from assembler.build.difference import difference
 from assembler.build.normalise import RULES, is_dropped, normalise
-from assembler.errors import UntrustedInputError
+from assembler.build.owners import ReadOwner
+from assembler.errors import StepError, UntrustedInputError
 from assembler.oci.layout import Store
 from assembler.pack.tarball import pack
 from assembler.process import run
@@ -235,6 +236,37 @@ def test_the_table_takes_out_what_it_says() -> None:
     assert not is_dropped("run/lock", directory=True)
     assert is_dropped("run/user", directory=True)
     assert all(rule.why for rule in RULES)
+
+
+def test_owners_can_be_those_that_were_written_down(roots: tuple[Path, Path]) -> None:
+    """Where the file system gives all files to one id: a change of owner alone shows, no change does not."""
+    lower, upper = roots
+    (upper / "etc/new").write_text("n")
+    owners = {lower: {"etc/text": (0, 42)}, upper: {"etc/text": (0, 42), "etc/link": (7, 8), "etc/new": (5, 0)}}
+
+    def reader(root: Path) -> ReadOwner:
+        return lambda path, _status: owners[root].get(path.removeprefix(f"{root}/"))
+
+    found = difference(lower, upper, lower_owner=reader(lower), upper_owner=reader(upper))
+    assert [(entry.path, entry.uid, entry.gid) for entry in found] == [("etc/link", 7, 8), ("etc/new", 5, 0)]
+    owners[upper]["etc/text"] = (0, 0)
+    found = difference(lower, upper, lower_owner=reader(lower), upper_owner=reader(upper))
+    assert ("etc/text", 0, 0) in [(entry.path, entry.uid, entry.gid) for entry in found]
+
+
+def test_an_owner_that_may_have_been_inherited_is_refused(roots: tuple[Path, Path]) -> None:
+    lower, upper = roots
+    for root in roots:
+        (root / "opt").chmod(0o2775)
+    (upper / "opt/new").write_text("n")
+    (upper / "opt/given").write_text("n")
+
+    def owner(path: str, _status: os.stat_result) -> tuple[int, int] | None:
+        return {"opt": (0, 50), "given": (0, 0)}.get(path.rpartition("/")[2])
+
+    with pytest.raises(StepError, match="not known whose") as caught:
+        difference(lower, upper, lower_owner=owner, upper_owner=owner)
+    assert caught.value.detail == ("opt/new",)
 
 
 def test_a_link_to_what_is_taken_out_becomes_the_file() -> None:
