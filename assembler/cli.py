@@ -19,6 +19,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from assembler.cli_arguments import parse
+from assembler.cli_namespace import Entering, enter, start_again
 from assembler.errors import AssembleError, RequestError, refused
 
 if TYPE_CHECKING:
@@ -38,10 +39,13 @@ def main(argv: list[str] | None = None) -> int:
     gc.set_threshold(100_000, 20, 20)
     try:
         options = parse(sys.argv[1:] if argv is None else argv)
+        options.may_start_again = argv is None
         code: int = _COMMANDS[options.verb](options)
     except AssembleError as error:
         _fail(error.render())
         return error.exit_code
+    except Entering as entering:
+        start_again(entering)
     except KeyboardInterrupt:
         _fail("interrupted; what was finished is in the cache")
         return EXIT_INTERRUPTED
@@ -164,6 +168,7 @@ def _options(arguments: Namespace) -> Options:
         insecure=tuple(arguments.insecure),
         cache_from=_repositories(arguments, "cache_from"),
         cache_to=_repositories(arguments, "cache_to"),
+        enter=enter if arguments.may_start_again else None,
     )
 
 
@@ -291,6 +296,12 @@ def _gc(arguments: Namespace) -> int:
     return gc_command(arguments, _cache(arguments))
 
 
+def _doctor(arguments: Namespace) -> int:
+    from assembler.cli_doctor import doctor_command
+
+    return doctor_command(_cache(arguments), json_output=arguments.json)
+
+
 def _list(arguments: Namespace) -> int:
     from assembler.cli_list import list_command
 
@@ -313,5 +324,6 @@ _COMMANDS = {
     "run": _run,
     "gc": _gc,
     "list": _list,
+    "doctor": _doctor,
     "schema": _schema,
 }

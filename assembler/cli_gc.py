@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from assembler.cli_namespace import enter
 from assembler.cli_text import size_text
 from assembler.gc import DAY_SECONDS, check_writable, collect, plan_gc
 from assembler.oci.layout import Store
-from assembler.steps.housekeeping import Cleared, clear
+from assembler.steps.housekeeping import Cleared, clear, has_storage
 
 
 def gc_command(arguments: Namespace, cache: Path) -> int:
@@ -20,6 +23,14 @@ def gc_command(arguments: Namespace, cache: Path) -> int:
     store = Store(cache / "store")
     if store.root.exists():
         check_writable(store)
+    if os.geteuid() and arguments.may_start_again and not arguments.dry_run and has_storage(cache):
+        from assembler.build.namespace import way_in
+
+        way = way_in()
+        if way.identity is None:
+            print("warning: containers stay, since a user namespace cannot be made here", file=sys.stderr)
+        else:
+            enter(way.before)  # files of containers may be those of other ids
     keep = 0.0 if arguments.all else arguments.keep_days * DAY_SECONDS
     cleared = clear(cache, keep, dry_run=arguments.dry_run)
     plan = plan_gc(store, runs_directory=cache / "runs", keep_seconds=keep)

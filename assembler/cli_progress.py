@@ -34,6 +34,7 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import Literal, Protocol, Self, TextIO
 
+from assembler.cli_namespace import Entering
 from assembler.cli_running import Running, columns
 from assembler.cli_terminal import LiveArea, Painter, Sink, is_terminal
 from assembler.cli_text import duration_text, printable, redact
@@ -92,7 +93,7 @@ class _Lifecycle:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None:
-        self.stop(failed=kind is not None)
+        self.stop(failed=kind not in (None, Entering))
 
 
 class QuietRenderer(_Lifecycle):

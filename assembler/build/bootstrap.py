@@ -22,7 +22,11 @@ from typing import TYPE_CHECKING, Final
 from assembler.build.apt_query import ask, known_names, plain_name, update
 from assembler.build.debs import Package
 from assembler.build.host_apt import isolated_apt, keyring_path
+from assembler.build.namespace import identity
 from assembler.build.normalise import normalise
+from assembler.build.owners import Recorded
+from assembler.build.recorder import ATTRIBUTE
+from assembler.build.runs import unmount_below
 from assembler.errors import ManifestError, NodeError, StepError, UntrustedInputError, VerifyError
 from assembler.oci.platform import Platform
 from assembler.process import run, which
@@ -58,6 +62,14 @@ _MERGED: Final = "usr-is-merged"
 _LIB64: Final = frozenset({"amd64", "ppc64el"})
 _SOURCES: Final = "etc/apt/sources.list"
 _STATUS: Final = "var/lib/dpkg/status"
+_DEVICES: Final = "null zero full random urandom tty"
+_BIND: Final = (
+    f'mkdir -p "$1/dev" "$1/proc"; for name in {_DEVICES}; do : >> "$1/dev/$name"; '
+    'mount --bind "/dev/$name" "$1/dev/$name"; done; mount --rbind /proc "$1/proc"'
+)
+_UNBIND: Final = (
+    f'umount --lazy "$1/proc"; for name in {_DEVICES}; do umount "$1/dev/$name"; rm "$1/dev/$name"; done'
+)
 _XATTR: Final = "SCHILY.xattr."
 
 
@@ -144,15 +156,37 @@ def assemble(
             "TMPDIR": str(work),
             "LC_ALL": "C.UTF-8",
         }
-        try:
-            run(argv, env=environment, log=log, on_line=on_line or (lambda _line: None))
-        except StepError as error:
-            errors = [line for line in error.detail if line.startswith("E:")]
-            raise StepError(
-                "mmdebstrap failed", detail=error.detail, hint=_hint(errors), place=str(log) if log else None
-            ) from error
+        _run(argv, environment, work, log, on_line)
         shutil.move(output, result)
     return result
+
+
+def _run(
+    argv: list[str],
+    environment: Mapping[str, str],
+    work: Path,
+    log: Path | None,
+    on_line: Callable[[str], None] | None,
+) -> None:
+    recorded = Recorded(work / "owners.json") if os.geteuid() == 0 and identity() == "one" else None
+    if recorded:
+        argv = _with_one_id(argv, recorded)
+    try:
+        run(argv, env=environment, log=log, on_line=on_line or (lambda _line: None))
+    except StepError as error:
+        errors = [line for line in error.detail if line.startswith("E:")]
+        raise StepError(
+            "mmdebstrap failed", detail=error.detail, hint=_hint(errors), place=str(log) if log else None
+        ) from error
+    if recorded:
+        recorded.check()
+
+
+def _with_one_id(argv: list[str], recorded: Recorded) -> list[str]:
+    """The command in a namespace of one id, whose root may neither mount new devices nor a new /proc."""
+    options = ("--skip=chroot/mount", f"--extract-hook={_BIND}", f"--customize-hook={_UNBIND}")
+    index = argv.index("mmdebstrap") + 1
+    return [*recorded.everywhere, which("sh") or "sh", *argv[1:index], *options, *argv[index:]]
 
 
 def _require_tools() -> None:
@@ -184,7 +218,10 @@ def _work_directory(directory: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="assemble-root-", dir=parent, ignore_cleanup_errors=True) as name:
         work = Path(name)
         work.chmod(0o755)
-        yield work
+        try:
+            yield work
+        finally:
+            unmount_below(work.resolve())  # nothing is to be deleted through a mount that was left
 
 
 def _merge_hook(architecture: str) -> str:
@@ -297,7 +334,7 @@ def _entry(tar: Path, member: tarfile.TarInfo, path: str) -> Entry | None:
     xattrs = {
         key.removeprefix(_XATTR): value.encode("utf-8", "surrogateescape")
         for key, value in member.pax_headers.items()
-        if key.startswith((f"{_XATTR}user.", f"{_XATTR}security.capability"))
+        if key.startswith((f"{_XATTR}user.", f"{_XATTR}security.capability")) and key != _XATTR + ATTRIBUTE
     }
     entry = Entry(
         path=path, kind="directory", mode=member.mode & 0o7777, uid=member.uid, gid=member.gid, xattrs=xattrs

@@ -15,24 +15,27 @@ import resource
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
 from assembler.build import launcher
 from assembler.build.answers import answer
 from assembler.build.mounting import CERTIFICATE_VARIABLES, CERTIFICATES, Mount, Places, host_certificates
-from assembler.build.node import Storage
-from assembler.build.noise import Listener, command_text, quiet, signal_of, start_failure
+from assembler.build.namespace import entrance
+from assembler.build.node import Storage, surroundings
+from assembler.build.noise import Listener, quiet
+from assembler.build.outcome import failure, judged
+from assembler.build.owners import OwnersOf, ReadOwner, Recorded, owner_on_disk
 from assembler.build.runs import RunDirectory, end_inhabitants, is_over, run_of_container, started, sweep
-from assembler.errors import NodeError, StepError
+from assembler.errors import NodeError
 from assembler.events import Emit, Note, ignore
 from assembler.oci.descriptor import REF_NAME
 from assembler.oci.digest import Digest, canonical_json
 from assembler.oci.image import ImageIndex
 from assembler.oci.layout import Store
 from assembler.oci.media_types import MANIFEST
-from assembler.process import TAIL_LINES, Completed, Group, exit_name, run, which
+from assembler.process import TAIL_LINES, Completed, Group, run, which
 
 __all__ = ["Buildah", "Container", "Mount", "Network", "toolchain_image"]
 
@@ -67,15 +70,21 @@ class Buildah:
         self._temporary = run_directory.scratch("buildah")
         self.sweep()
 
+    @property
+    def squashes(self) -> bool:
+        """Does the storage give all files to the one id there is?"""
+        return self.storage.identity == "one"
+
     def command(self, *arguments: str) -> tuple[str, ...]:
         """The argument list of a buildah command on this storage."""
         return (which("buildah") or "buildah", *self.storage.arguments, *arguments)
 
     def call(self, *arguments: str, check: bool = True, cwd: Path | None = None) -> Completed:
         """Run a buildah command that starts nothing in a container; NodeError when it fails, if `check`."""
-        completed = run(self.command(*arguments), env={"TMPDIR": str(self._temporary)}, cwd=cwd, check=False)
+        environment = {**surroundings(), "TMPDIR": str(self._temporary)}
+        completed = run(self.command(*arguments), env=environment, cwd=cwd, check=False)
         if check and completed.returncode:
-            raise _failure(arguments[0], completed)
+            raise failure(arguments[0], completed)
         return completed
 
     # images
@@ -146,10 +155,13 @@ class Buildah:
     # containers
 
     @contextlib.contextmanager
-    def container(self, image: str, label: str, *, keep: bool = False) -> Iterator[Container]:
+    def container(
+        self, image: str, label: str, *, keep: bool = False, owners: OwnersOf | None = None
+    ) -> Iterator[Container]:
         """A working container of an image; removed when the block is left, with all that still runs in it.
 
-        With `keep` it stays when the block fails, under a name that no sweep touches, which is told.
+        With `keep` it stays when the block fails, under a name that no sweep touches, which is told. `owners` are
+        asked for where the storage gives all files to one id, and whose files are is to be known all the same.
         """
         name = self.run_directory.container_name(label)
         temporary = self.run_directory.scratch(label)
@@ -158,7 +170,10 @@ class Buildah:
             self.call("from", *options, image)
             _mark_used(self.storage.root.parent, image)
             root = Path(self.call("mount", name).stdout.strip())
-            yield Container(buildah=self, name=name, image=image, root=root, temporary=temporary)
+            recorded = Recorded.begin(root, owners(), temporary) if owners and self.squashes else None
+            yield Container(
+                buildah=self, name=name, image=image, root=root, temporary=temporary, recorded=recorded
+            )
         except Exception:
             if keep:
                 self._keep(name)
@@ -180,7 +195,10 @@ class Buildah:
     def _keep(self, name: str) -> None:
         kept = kept_name(name)
         if self.call("rename", name, kept, check=False).returncode == 0:
-            shell = " ".join(self.command("run", "--isolation", "chroot", "--terminal", kept, "sh"))
+            command = self.command("run", "--isolation", "chroot", "--terminal", kept, "sh")
+            if self.squashes:
+                command = (sys.executable, "-I", str(Path(launcher.__file__)), "host", "faked", *command)
+            shell = " ".join([*filter(None, [entrance()]), *command])
             self._emit(Note(text=f"the container is kept; `{shell}` goes into it"))
 
     def _remove(self, name: str) -> None:
@@ -243,6 +261,7 @@ class Container:
     image: str
     root: Path
     temporary: Path
+    recorded: Recorded | None = None
 
     def run(
         self,
@@ -262,7 +281,8 @@ class Container:
         certificates are there, and its network; with `none` there is only a loopback of the command's own.
 
         `returncode` is the command's, 128 + n when a signal ended it. Raises StepError with its last lines when
-        `check` is set and it failed, or when the container has no such program; NodeError when buildah failed.
+        `check` is set and it failed, or when the container has no such program; NodeError when buildah failed, or
+        when something became another user, where that cannot be.
         """
         outer = self.command(argv, env=env, mounts=mounts, workdir=workdir, network=network)
         places = Places(self.root, [*(mount.target for mount in mounts), CERTIFICATES])
@@ -270,7 +290,7 @@ class Container:
         try:
             completed = run(
                 outer,
-                env={"TMPDIR": str(self.temporary)},
+                env={**surroundings(), "TMPDIR": str(self.temporary)},
                 log=log,
                 on_line=listener,
                 check=False,
@@ -278,9 +298,16 @@ class Container:
             )
         finally:
             places.remove()
+        if self.recorded:
+            self.recorded.check()
         tail = listener.tail if listener else quiet(completed.stdout + completed.stderr)
         ending = "\n".join(listener.raw if listener else completed.stderr.splitlines()[-TAIL_LINES:])
-        return _judged(argv, completed, ending, tail, check=check)
+        return judged(argv, completed, ending, tail, check=check)
+
+    @property
+    def owner_reader(self) -> ReadOwner:
+        """Says whose a file of this container is, also where its file system does not know."""
+        return self.recorded.reader if self.recorded else owner_on_disk
 
     @contextlib.contextmanager
     def mounted(self) -> Iterator[Path]:
@@ -312,7 +339,8 @@ class Container:
         for key, value in sorted({**ENVIRONMENT, **(env or {})}.items()):
             options += ["--env", f"{key}={value}"]
         command = self.buildah.command("run", *options, self.name, "--", *argv)
-        return (sys.executable, "-I", str(Path(launcher.__file__)), network, *command)
+        owners = self.recorded.mode if self.recorded else "faked" if self.buildah.squashes else "own"
+        return (sys.executable, "-I", str(Path(launcher.__file__)), network, owners, *command)
 
     def programs(self, names: Sequence[str]) -> frozenset[str]:
         """Which of these programs are on the container's PATH."""
@@ -335,37 +363,6 @@ def _limits() -> Iterator[str]:
         hard = resource.getrlimit(number)[1]
         limit = most if hard == resource.RLIM_INFINITY else min(hard, most)
         yield f"--ulimit={name}={limit}:{limit}"
-
-
-def _judged(
-    argv: Sequence[str], completed: Completed, ending: str, tail: tuple[str, ...], *, check: bool
-) -> Completed:
-    """The outcome with the command's own status, or the error that it means."""
-    if completed.returncode and launcher.PREFIX in ending:
-        reason = ending.partition(launcher.PREFIX)[2].strip()
-        raise NodeError(f"a network namespace cannot be made: {reason}", hint="`network: host` does without one")
-    if completed.returncode and (fact := start_failure(ending)):
-        raise StepError(fact)
-    if completed.returncode == 125:
-        raise _failure("run", completed)
-    number = signal_of(ending) if completed.returncode else 0
-    status = 128 + number if number else completed.returncode
-    completed = replace(completed, argv=tuple(argv), returncode=status, tail=tail)
-    if check and status:
-        hint = "it was killed: most likely for want of memory" if status == 137 else None
-        raise StepError(f"`{command_text(argv)}` {exit_name(status)}", detail=tail, hint=hint)
-    return completed
-
-
-def _failure(verb: str, completed: Completed) -> NodeError:
-    lines = quiet(completed.stderr or "\n".join(completed.tail))
-    text = "\n".join(lines)
-    hint = None
-    if "no space left on device" in text:
-        hint = "free some disk: `assemble gc`"
-    elif "newuidmap" in text or "insufficient UIDs" in text:
-        hint = "this user has no subordinate ids; the administrator can add a range to /etc/subuid and /etc/subgid"
-    return NodeError(f"`buildah {verb}` {exit_name(completed.returncode)}", detail=lines, hint=hint)
 
 
 def toolchain_image(

@@ -14,6 +14,7 @@ import hashlib
 import os
 import posixpath
 import re
+import shlex
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -253,11 +254,24 @@ def apply(patch: Path, tree: Path) -> tuple[str, ...] | None:
     return ended.tail if ended.returncode else None
 
 
+def _ssh() -> dict[str, str]:
+    """Where ssh finds the user's own files in a user namespace, where it takes us for root by the number."""
+    if not os.environ.get("_CONTAINERS_ROOTLESS_UID") or {"GIT_SSH", "GIT_SSH_COMMAND"} & os.environ.keys():
+        return {}
+    home = Path.home() / ".ssh"
+    words = ["ssh", *(["-F", str(home / "config")] if (home / "config").is_file() else [])]
+    words += ["-o", f"UserKnownHostsFile={home / 'known_hosts'}"]
+    for name in ("id_ed25519", "id_ecdsa", "id_rsa"):
+        if (home / name).is_file():
+            words += ["-o", f"IdentityFile={home / name}"]
+    return {"GIT_SSH_COMMAND": shlex.join(words)}
+
+
 def _git(
     argv: Sequence[str], *, env: dict[str, str] | None = None, check: bool = True, cwd: Path | None = None
 ) -> process.Completed:
     options = [part for option in _OPTIONS for part in ("-c", option)]
     leaking = [part for name in _LEAKING if name in os.environ for part in ("-u", name)]
     prefix = ["env", *leaking] if leaking else []
-    variables = {**_ENVIRONMENT, **(env or {})}
+    variables = {**_ENVIRONMENT, **_ssh(), **(env or {})}
     return process.run([*prefix, "git", *options, *argv], env=variables, check=check, cwd=cwd)

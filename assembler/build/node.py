@@ -1,7 +1,8 @@
 """What this host can do: where buildah's storage goes and with which driver, and how many jobs fit.
 
-buildah runs as root, or as root of a user namespace with subordinate ids (`user_namespace`). A user who has one id
-only needs `ignore_chown_errors` and a system call filter on top; both would be decided in `probe_storage`.
+buildah runs as root, or as root of a user namespace (`namespace.py`). In one of a single id the storage gives
+every file to that id (`ignore_chown_errors`), so it is another than that of root or of subordinate ids; what runs
+in its containers does so under a filter (`system_calls.py`).
 """
 
 from __future__ import annotations
@@ -16,26 +17,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from assembler.build.local_disk import graph_directory, private_directory
+from assembler.build.namespace import Identity, identity, no_way, way_in
+from assembler.build.recorder import ATTRIBUTE
 from assembler.build.runs import remove_with_mounts
 from assembler.errors import NodeError
 from assembler.oci.layout import write_atomically
 from assembler.process import run, which
 
-_NETWORK_FILE_SYSTEMS: Final = frozenset(
-    ("nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "cifs", "smb3", "afs", "panfs", "pvfs2", "9p", "virtiofs")
-)
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 _UNLIMITED: Final = 1 << 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Storage:
-    """Where buildah keeps images and containers (`root`), its state of this boot (`runroot`), and how."""
+    """Where buildah keeps images and containers (`root`), its state of this boot (`runroot`), and how.
+
+    `identity` says whose ids its files can have.
+    """
 
     root: Path
     runroot: Path
     driver: str
     options: tuple[str, ...] = ()
+    identity: Identity = "root"
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -52,80 +57,50 @@ def probe_storage(cache: Path) -> Storage:
     if which("buildah") is None:
         raise NodeError("`buildah` is not installed, or not on PATH", hint="install the package `buildah`")
     if os.geteuid() != 0:
+        way = way_in()
+        if way.identity is None:
+            raise no_way(way)
         raise NodeError(
-            "containers need root, or a user namespace with subordinate ids",
-            hint="`buildah unshare -- assemble …` has one"
-            if which("newuidmap")
-            else "install the package `uidmap`, and add you to /etc/subuid",
+            "containers need root, or to be root of a user namespace",
+            hint="`assemble MANIFEST` goes there by itself; from Python, start as `buildah unshare -- python …`",
         )
-    graph = graph_directory(cache)
+    ids = identity()
+    graph = graph_directory(cache, ids)
     graph.mkdir(parents=True, exist_ok=True, mode=0o700)
-    runroot = _private_directory() / hashlib.sha256(os.fsencode(graph.resolve())).hexdigest()[:12]
+    runroot = private_directory() / hashlib.sha256(os.fsencode(graph.resolve())).hexdigest()[:12]
     runroot.mkdir(exist_ok=True, mode=0o700)
+    return _storage(graph, runroot, _remembered_driver(graph, runroot, ids), ids)
+
+
+def _remembered_driver(graph: Path, runroot: Path, ids: Identity) -> str:
     memory = runroot / "driver.json"
-    fact = {"driver": "overlay", "kernel": platform.release(), "root": str(graph)}
+    fact = {"driver": "overlay", "kernel": platform.release(), "root": str(graph), "ids": ids}
     known = _remembered(memory) == fact
     if not known:
         with (graph / "probe.lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            known = _remembered(memory) == fact or _overlay_works(graph)
+            known = _remembered(memory) == fact or _overlay_works(graph, ids)
             if known:  # only success is remembered: a failure may have been a full disk
                 write_atomically(memory, json.dumps(fact).encode())
-    return Storage(root=graph / "storage", runroot=runroot / "run", driver="overlay" if known else "vfs")
+    return "overlay" if known else "vfs"
 
 
-def user_namespace(argv: tuple[str, ...]) -> tuple[str, ...] | None:
-    """How this program starts itself again as root of a user namespace; None when it is root already.
-
-    buildah's mounts are seen only inside the namespace that made them, so the whole program goes in.
-    """
-    return None if os.geteuid() == 0 else ("buildah", "unshare", "--", *argv)
-
-
-def graph_directory(cache: Path) -> Path:
-    """Where buildah's storage for this cache is.
-
-    Beside the rest of the cache, unless that is on a network file system, where no driver is safe.
-    """
-    cache = cache.resolve()
-    if file_system(cache) not in _NETWORK_FILE_SYSTEMS:
-        return cache / "containers"
-    name = hashlib.sha256(os.fsencode(cache)).hexdigest()[:12]
-    return owned(Path(f"/var/tmp/assemble-{_user()}")) / f"containers-{name}"  # noqa: S108  (owner is checked)
+def probe_driver(graph: Path, ids: Identity) -> str:
+    """The driver that a storage in this directory, which need not be there, would have; tried, not remembered."""
+    there = next(place for place in (graph, *graph.parents) if place.is_dir())
+    with tempfile.TemporaryDirectory(dir=there, prefix=".assemble-probe-", ignore_cleanup_errors=True) as name:
+        return "overlay" if _overlay_works(Path(name), ids) else "vfs"
 
 
-def file_system(path: Path) -> str:
-    """The type of the file system that a path is (or would be) on, as mountinfo names it."""
-    path = path.resolve()
-    best, kind = -1, ""
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
-        before, _, after = line.partition(" - ")
-        point = Path(before.split()[4].encode().decode("unicode_escape") if "\\" in before else before.split()[4])
-        if len(point.parts) >= best and path.is_relative_to(point):
-            best, kind = len(point.parts), after.split()[0]
-    return kind
+def surroundings() -> dict[str, str]:
+    """Variables for buildah, which refuses any work when the file of logins that one names is not there."""
+    named = os.environ.get("REGISTRY_AUTH_FILE")
+    return {"REGISTRY_AUTH_FILE": ""} if named and not Path(named).exists() else {}
 
 
-def _user() -> str:
-    """The id of the user on this host, also inside a user namespace that buildah made."""
-    return os.environ.get("_CONTAINERS_ROOTLESS_UID") or str(os.getuid())
-
-
-def _private_directory() -> Path:
-    """A directory of this node and this boot that is ours alone."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime and os.access(runtime, os.W_OK | os.X_OK):
-        return owned(Path(runtime) / "assemble")
-    return owned(Path(f"/tmp/assemble-{_user()}"))  # noqa: S108  (owner is checked)
-
-
-def owned(path: Path) -> Path:
-    """Make a directory that only this user can write; NodeError when somebody else has it or may write there."""
-    path.mkdir(exist_ok=True, mode=0o700)
-    status = path.lstat()
-    if path.is_symlink() or status.st_uid != os.geteuid() or status.st_mode & 0o022:
-        raise NodeError("expected a directory that only this user can write", place=str(path), hint="remove it")
-    return path
+def _storage(graph: Path, runroot: Path, driver: str, ids: Identity) -> Storage:
+    options = (f"{driver}.ignore_chown_errors=true",) if ids == "one" else ()
+    return Storage(root=graph / "storage", runroot=runroot / "run", driver=driver, options=options, identity=ids)
 
 
 def _remembered(memory: Path) -> object:
@@ -136,15 +111,15 @@ def _remembered(memory: Path) -> object:
         return None
 
 
-def _overlay_works(graph: Path) -> bool:
+def _overlay_works(graph: Path, ids: Identity) -> bool:
     """Make a container with a file in it; to be called by one process at a time."""
     for left in sorted(graph.glob("probe-*")):  # by one that was killed
         remove_with_mounts(left)
     with tempfile.TemporaryDirectory(dir=graph, prefix="probe-") as name:
         place = Path(name)
-        storage = Storage(root=place / "root", runroot=place / "run", driver="overlay")
+        storage = _storage(place, place, "overlay", ids)
         buildah = ("buildah", *storage.arguments)
-        made = run([*buildah, "from", "scratch"], check=False)
+        made = run([*buildah, "from", "scratch"], env=surroundings(), check=False)
         if made.returncode:
             return False
         container = made.stdout.strip()
@@ -152,7 +127,10 @@ def _overlay_works(graph: Path) -> bool:
             mounted = run([*buildah, "mount", container], check=False)
             if mounted.returncode:
                 return False
-            (Path(mounted.stdout.strip()) / "file").write_bytes(b"")
+            file = Path(mounted.stdout.strip()) / "file"
+            file.write_bytes(b"")
+            if ids == "one":
+                os.setxattr(file, ATTRIBUTE, b"0:0")
         except OSError:
             return False
         finally:

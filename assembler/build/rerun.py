@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from assembler.build.container import Container, kept_name
+from assembler.build.namespace import entrance
 from assembler.oci.layout import write_atomically
 
 _SCRIPT: Final = """\
@@ -17,7 +18,7 @@ _SCRIPT: Final = """\
 # {label} again, by hand, in {where}.
 # With the word `shell` behind it, a shell in the container instead.
 set -eu
-{start}
+{enter}{start}
 echo "build directory: $build" >&2
 if [ "${{1-}}" = shell ]; then
     {shell}
@@ -69,6 +70,7 @@ class Script:
         text = _SCRIPT.format(
             label=" ".join(self.label.split()),
             where=where,
+            enter=f'[ "$(id -u)" = 0 ] || exec {before} sh "$0" "$@"\n' if (before := entrance()) else "",
             start="\n".join([*start, *(f"{name}=$(mktemp -d)" for name in self.scratch)]),
             shell=_quoted([*first[:inside], "--terminal", *first[inside:end], "--", "sh"], names),
             commands="\n".join(_quoted(command, names) for command in self.commands),

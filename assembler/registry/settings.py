@@ -193,9 +193,10 @@ def credential_files(environment: Mapping[str, str]) -> tuple[Path, ...]:
         return (Path(named),)
     home = Path(environment.get("HOME") or "~").expanduser()
     runtime = environment.get("XDG_RUNTIME_DIR")
+    user = environment.get("_CONTAINERS_ROOTLESS_UID") or os.getuid()  # also in a user namespace
     docker = Path(environment.get("DOCKER_CONFIG") or home / ".docker")
     return (
-        Path(runtime, "containers/auth.json") if runtime else Path(f"/run/containers/{os.getuid()}/auth.json"),
+        Path(runtime or f"/run/containers/{user}", "containers/auth.json" if runtime else "auth.json"),
         config_directory(environment) / "auth.json",
         docker / "config.json",
     )

@@ -315,6 +315,7 @@ def _bootstrap_image(
         with session.step(wish.step, "bootstrap", name, wish.key) as report:
             packed = wish.from_twin()
             if packed is None:
+                session.enter()
                 offline = session.options.offline
                 paths = fetch(packages, session.store, session.emit, offline=offline, step=wish.step)
                 with bootstrapping.assembled(

@@ -185,10 +185,18 @@ def _removed(old: _Old) -> bool:
 # buildah's storage
 
 
+def has_storage(cache: Path) -> bool:
+    """Has buildah anything for this cache on this host? Only a root, also of a namespace, can free all of it."""
+    from assembler.build.local_disk import graph_directories
+
+    return any(graph_directories(cache))
+
+
 def _storage(cache: Path, before: float, *, dry_run: bool) -> tuple[int, int, int]:
     """Images that were not used for long and containers kept as long ago: their numbers, and the bytes freed."""
     from assembler.build.container import Buildah, kept_since, last_used
-    from assembler.build.node import graph_directory, probe_storage
+    from assembler.build.local_disk import graph_directory
+    from assembler.build.node import probe_storage
     from assembler.build.runs import RunDirectory
 
     graph = graph_directory(cache)

@@ -7,13 +7,14 @@ a run that pushes nowhere imports no registry client.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from assembler.errors import NodeError, refused
 from assembler.events import Emit, Note, Outcome, StepFinished, StepStarted
@@ -38,7 +39,9 @@ class Options:
     """What the command line (or a caller) asks for beside the manifest.
 
     `update` names lock entries to resolve again; `*` is all of them. `jobs` None means: from cores and memory.
-    `cache_from` and `cache_to` are repositories, see `assembler.steps.shared`.
+    `cache_from` and `cache_to` are repositories, see `assembler.steps.shared`. `enter` is called with the words
+    that start a command in a user namespace when a step needs containers and we are not root. It does not return:
+    a program starts itself again there. Without it such a step is a NodeError.
     """
 
     cache: Path = field(default_factory=default_cache)
@@ -51,6 +54,7 @@ class Options:
     insecure: tuple[str, ...] = ()
     cache_from: tuple[str, ...] = ()
     cache_to: tuple[str, ...] = ()
+    enter: Callable[[tuple[str, ...]], NoReturn] | None = None
 
 
 class Session:
@@ -101,10 +105,18 @@ class Session:
     @cached_property
     def buildah(self) -> Buildah:
         """The door to buildah, on storage that was probed on this host."""
+        self.enter()
         from assembler.build.container import Buildah
         from assembler.build.node import probe_storage
 
         return Buildah(probe_storage(self.options.cache), self.run, self.emit)
+
+    def enter(self) -> None:
+        """Go on as root of a user namespace, unless we are root or nobody said how; NodeError without a way."""
+        if os.geteuid() and self.options.enter:
+            from assembler.build.namespace import way_or_error
+
+            self.options.enter(way_or_error().before)
 
     @property
     def client(self) -> Client:

@@ -9,8 +9,8 @@ import pytest
 from support.containers import empty_storage_at_the_end
 from support.needs import need, need_root
 
-from assembler.build import node
-from assembler.build.node import cpu_limit, file_system, memory_bytes, probe_storage, processors, user_namespace
+from assembler.build.local_disk import file_system, owned
+from assembler.build.node import cpu_limit, memory_bytes, probe_storage, processors
 from assembler.errors import NodeError
 from assembler.process import run
 
@@ -107,18 +107,11 @@ def test_what_a_killed_probe_left_is_taken_away(tmp_path: Path) -> None:
         assert str(left) not in Path("/proc/self/mountinfo").read_text()
 
 
-def test_without_root_the_program_goes_into_a_user_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert user_namespace(("assemble", "x.yaml")) == ("buildah", "unshare", "--", "assemble", "x.yaml")
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert user_namespace(("assemble", "x.yaml")) is None
-
-
 def test_a_directory_that_others_can_write_is_refused(tmp_path: Path) -> None:
     (tmp_path / "assemble").mkdir()
     (tmp_path / "assemble").chmod(0o777)
     with pytest.raises(NodeError, match="only this user can write"):
-        node.owned(tmp_path / "assemble")
+        owned(tmp_path / "assemble")
     (tmp_path / "link").symlink_to(tmp_path)
     with pytest.raises(NodeError):
-        node.owned(tmp_path / "link")
+        owned(tmp_path / "link")
