@@ -79,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
         "inspect": _inspect,
         "run": _run,
         "list": _list,
+        "doctor": _doctor,
         "gc": _gc,
         "schema": _schema,
     }
@@ -246,6 +247,11 @@ def _run(verb: argparse.ArgumentParser) -> None:
 
 def _list(verb: argparse.ArgumentParser) -> None:
     _json(verb)
+
+
+def _doctor(verb: argparse.ArgumentParser) -> None:
+    _json(verb)
+    _cache(verb)
 
 
 def _gc(verb: argparse.ArgumentParser) -> None:

@@ -12,11 +12,11 @@ VERBS: Final = {
     "inspect": "show an image's layers, sizes, origins, settings and files",
     "run": "run an image with the GPUs, memory and devices that it wants: podman, docker or apptainer",
     "list": "list the manifests and recipes of the library",
+    "doctor": "show what this host can and cannot do, what blocks it, and the ways round",
     "gc": "free what no image and no recent build needs",
     "schema": "print the JSON Schema of manifests or recipes, for editors",
 }
 LATER: Final = {
-    "doctor": "a step that this host cannot do says what is missing",
     "check": "`assemble inspect IMAGE --files` shows what is in an image",
     "diff": "`assemble inspect IMAGE --json`, for each of two images, gives values that can be compared",
 }
@@ -73,6 +73,11 @@ says in `run:` is done; of what any other image says, what gives no rights.
 The command replaces the image's own; put `--` before it if it has options.
 """,
     "list": "List the manifests and recipes that come with assemble.",
+    "doctor": """\
+Try what builds do on this host, and say what works, what does not, which one
+setting blocks it, and the ways round. Nothing is left behind.
+Exit status: 0 nothing is blocked, 1 something is.
+""",
     "gc": """\
 Free what no image of the store and no recent build needs: layers, packages,
 sources, containers, logs. Never what a running assemble needs. What went is

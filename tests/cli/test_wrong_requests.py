@@ -89,7 +89,6 @@ COMMANDS = [
         "a sif file is for one platform",
         None,
     ),
-    ("doctor", "`assemble doctor` is not there yet", "says what is missing"),
     ("check ok.yaml", "`assemble check` is not there yet", "inspect IMAGE --files"),
     ("diff a b", "`assemble diff` is not there yet", "inspect IMAGE --json"),
     ("ok", "no manifest `ok`", "did you mean `ok.yaml`?"),
