@@ -189,8 +189,12 @@ class Supervisor:
                 result = -failed.args[0]
             except OSError as error:
                 result = -(error.errno or errno.EIO)
-            with contextlib.suppress(OSError):  # the caller was ended meanwhile
+            try:
                 fcntl.ioctl(listener, _SEND, _REPLY.pack(identifier, 0, result, flags))
+            except OSError as error:
+                # Else we end, and so does what waits for us: a kernel before 5.5 lets no call go on.
+                if error.errno != errno.ENOENT:  # the caller was ended meanwhile
+                    raise
 
     def _answer(self, pid: int, name: str, arguments: list[int]) -> int:
         here = os.stat(f"{pid}/root", dir_fd=self._proc)
