@@ -85,7 +85,7 @@ def enter(uid_map: str, gid_map: str) -> None:
     os.close(from_child)
     if answer != b"\0":
         raise OSError(answer.decode(errors="replace") or "newuidmap ended unheard")
-    os.setgroups([])
+    # Further groups stay: they open directories that a project shares.
     os.setresgid(0, 0, 0)
     os.setresuid(0, 0, 0)
 

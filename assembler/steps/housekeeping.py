@@ -195,17 +195,21 @@ def has_storage(cache: Path) -> bool:
 def _storage(cache: Path, before: float, *, dry_run: bool) -> tuple[int, int, int]:
     """Images that were not used for long and containers kept as long ago: their numbers, and the bytes freed."""
     from assembler.build.container import Buildah, kept_since, last_used
-    from assembler.build.local_disk import graph_directory
+    from assembler.build.local_disk import graph_directories, graph_directory
     from assembler.build.node import probe_storage
     from assembler.build.runs import RunDirectory
 
+    if dry_run:
+        number = size = 0
+        for graph in graph_directories(cache):
+            names = _image_names(graph / "storage")
+            old = [name for name in names if last_used(graph, name) < before]
+            number += len(old)
+            size += tree_size(graph / "storage") if len(old) == len(names) else 0
+        return number, 0, size
     graph = graph_directory(cache)
     if not graph.exists():
         return 0, 0, 0
-    if dry_run:
-        names = _image_names(graph / "storage")
-        old = [name for name in names if last_used(graph, name) < before]
-        return len(old), 0, tree_size(graph / "storage") if len(old) == len(names) else 0
     with contextlib.suppress(NodeError), RunDirectory.create(cache) as run:
         buildah = Buildah(probe_storage(cache), run)
         kept = [name for name in buildah.containers() if (kept_since(name) or time.time()) < before]
