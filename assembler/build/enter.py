@@ -22,6 +22,7 @@ PREFIX = "assemble-enter:"
 
 FAILED = 125
 _NEW_USER, _NEW_MOUNTS = 0x10000000, 0x00020000
+_MS_REC, _MS_SLAVE = 0x4000, 0x80000
 
 
 def _unshare() -> None:
@@ -31,6 +32,12 @@ def _unshare() -> None:
         if number == errno.ENOSPC:  # it has nothing to do with disks (user_namespaces(7))
             raise OSError(number, "no more user namespaces are allowed")
         raise OSError(number, f"a user namespace is refused: {os.strerror(number).lower()}")
+
+
+def _require_mounts() -> None:
+    """A namespace may be given without its rights (AppArmor): say so here, and not in the middle of a build."""
+    if ctypes.CDLL(None, use_errno=True).mount(None, b"/", None, _MS_REC | _MS_SLAVE, None):
+        raise OSError(ctypes.get_errno(), "nothing can be mounted in the user namespace")
 
 
 def _write(path: str, text: str) -> None:
@@ -95,6 +102,7 @@ def main(uid_map: str, gid_map: str, argv: Sequence[str]) -> None:
     user, group = os.getuid(), os.getgid()
     try:
         enter(uid_map, gid_map)
+        _require_mounts()
         environment = {
             **os.environ,
             # What tools for containers look at: we are inside, and who we are outside.

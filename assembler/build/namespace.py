@@ -7,7 +7,7 @@ Of two ways the better is taken that works, which is found by doing:
 - `ranges`: with subordinate ids (/etc/subuid, or whoever libsubid asks), which newuidmap and newgidmap may give;
 - `one`: with the user's own id alone; see `system_calls.py` and `recorder.py` for what that takes.
 
-`buildah unshare` would do the first, but it stays between us and the terminal and hands signals on a second time.
+`buildah unshare` would do the first, but it stays between us and the terminal.
 """
 
 from __future__ import annotations
