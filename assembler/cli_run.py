@@ -110,13 +110,14 @@ def _node() -> Node:
 
 def _target(arguments: Namespace, cache: Path, engine: Engine) -> _Target:
     from assembler.manifest.models import RunHints
+    from assembler.manifest.search import is_called_manifest
 
     text = arguments.target
     if text.endswith(".sif"):
         if not Path(text).is_file():
             raise RequestError("no such file", place=text)
         return _Target(text, RunHints(gpus=arguments.gpus), None)
-    if _is_manifest(text):
+    if is_called_manifest(text):
         return _of_manifest(arguments, cache, engine)
     wishes = _wishes(arguments, cache)
     left = sorted(set(wishes) - _HARMLESS - {"vendor"})
@@ -131,21 +132,13 @@ def _target(arguments: Namespace, cache: Path, engine: Engine) -> _Target:
     return _Target(_named_for(engine, text), hints, vendor)
 
 
-def _is_manifest(text: str) -> bool:
-    from assembler.manifest.search import manifest_names
-
-    return Path(text).suffix in (".yaml", ".yml") or text in manifest_names()
-
-
 def _of_manifest(arguments: Namespace, cache: Path, engine: Engine) -> _Target:
     from assembler.cli import pairs
     from assembler.manifest.library import find_manifest, load
 
     sets = pairs(arguments.set, "--set")
     manifest = load(find_manifest(arguments.target), sets=sets).manifest
-    vendor: Vendor | None = None
-    if manifest.accelerator:
-        vendor = "nvidia" if manifest.accelerator.cuda else "amd"
+    vendor = manifest.accelerator.vendor if manifest.accelerator else None
     if arguments.image:
         image = _named_for(engine, arguments.image)
     elif engine == "docker":

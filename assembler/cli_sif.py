@@ -98,8 +98,6 @@ def _is_manifest(text: str) -> bool:
     """Is it a manifest, by its file or by its name in the library?"""
     if text.startswith(("oci:", "oci-archive:", "docker://")):
         return False
-    if text.endswith((".yaml", ".yml")) or Path(text).is_file():
-        return True
-    from assembler.manifest.search import manifest_names
+    from assembler.manifest.search import is_called_manifest
 
-    return text in manifest_names()
+    return Path(text).is_file() or is_called_manifest(text)

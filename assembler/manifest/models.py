@@ -171,6 +171,11 @@ class Accelerator(Model):
     cuda: tuple[CudaArchitecture, ...] = Field((), description="such as `sm_90`; `sm_90+ptx` adds portable code")
     rocm: tuple[RocmArchitecture, ...] = Field((), description="such as `gfx90a`")
 
+    @property
+    def vendor(self) -> Literal["nvidia", "amd"]:
+        """Whose GPUs an image is for that is compiled so."""
+        return "nvidia" if self.cuda else "amd"
+
     @model_validator(mode="after")
     def _any(self) -> Accelerator:
         if not (self.cuda or self.rocm):

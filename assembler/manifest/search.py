@@ -50,6 +50,11 @@ def manifest_names() -> list[str]:
     return sorted(path.with_suffix("").as_posix() for path in files)
 
 
+def is_called_manifest(text: str) -> bool:
+    """Is it called like a manifest: by the ending of a file, or by a name of the library?"""
+    return text.endswith((".yaml", ".yml")) or text in manifest_names()
+
+
 def find_manifest(text: str) -> Path:
     """The manifest that `text` means: a path or a name in the shipped library; RequestError when it is neither."""
     path = Path(text)

@@ -30,7 +30,7 @@ def run_facts(manifest: Manifest) -> dict[str, Any]:
     """
     facts: dict[str, Any] = manifest.run.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     if manifest.accelerator:
-        facts["vendor"] = "nvidia" if manifest.accelerator.cuda else "amd"
+        facts["vendor"] = manifest.accelerator.vendor
     return facts
 
 

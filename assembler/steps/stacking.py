@@ -18,7 +18,7 @@ from assembler.oci.reference import Reference
 from assembler.oci.verify import verify_image
 from assembler.plan.graph import Plan
 from assembler.plan.settings import apply_settings, run_facts
-from assembler.steps import host_files, records
+from assembler.steps import host_files
 
 if TYPE_CHECKING:
     from assembler.steps.assembly import Assembly
@@ -47,8 +47,8 @@ def finished(assembly: Assembly, plan: Plan, key: str) -> BuiltImage | None:
     """The image of this key, when its documents and its own blobs are in the store, or a shared cache has it."""
     store, name = assembly.session.store, assembly.loaded.manifest.name
     record = store.record(key)
-    if record and records.known(store, key):
-        descriptor = Descriptor.from_json(record["manifest_descriptor"])
+    descriptor = Descriptor.from_json(record["manifest_descriptor"]) if record else None
+    if descriptor and store.has(descriptor.digest):
         image = _read(assembly, plan, descriptor.digest, {})
         if image and all(
             store.has(layer.descriptor.digest) for layer in image.layers if isinstance(layer, BlobLayer)

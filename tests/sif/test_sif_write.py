@@ -150,11 +150,11 @@ def test_fixed_permissions_let_owners_in(tmp_path: Path, tool: str) -> None:
 
 
 def test_a_squashfs_for_enroot_belongs_to_root(tmp_path: Path, tool: str) -> None:
-    image = image_input(tmp_path / "l", *LAYERS, config={"Cmd": ["x"], "WorkingDir": "/work/here"})
+    image = image_input(tmp_path / "l", *LAYERS, config={"Cmd": ["x"], "WorkingDir": "/srv/here"})
     found = entries(made(tmp_path, image, name="x.sqsh"))
     assert {entry.owner for entry in found.values()} == {(0, 0)}
     assert found["etc/rc"].content
-    assert found["work/here"].kind == "directory"
+    assert found["srv/here"].kind == "directory"
     assert found["private/key"].mode == 0o600
     assert ".singularity.d" not in found
 

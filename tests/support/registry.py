@@ -113,7 +113,7 @@ def running_registry(
         with log.open("ab") as output:
             child = subprocess.Popen([program, "serve", str(config)], stdout=output, stderr=output)
         try:
-            if _listens(child, host):
+            if listens(child, host):
                 yield RunningRegistry(
                     host.replace("127.0.0.1", ELSEWHERE) if tls else host, directory / "storage", log, child
                 )
@@ -145,9 +145,10 @@ def _config(directory: Path, host: str, htpasswd: str | None, tls: Tls | None) -
     return config
 
 
-def _listens(child: subprocess.Popen[bytes], host: str) -> bool:
+def listens(child: subprocess.Popen[bytes], host: str, seconds: float = _START_SECONDS) -> bool:
+    """Wait until a registry answers; False when it ends before, or takes too long."""
     name, _, port = host.partition(":")
-    deadline = time.monotonic() + _START_SECONDS
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and child.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection((name, int(port)), timeout=1):
             return True

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from support.go_programs import go_program
-from support.registry import free_port, running_registry
+from support.registry import free_port, listens, running_registry
 
 from assembler.process import which
 
@@ -109,20 +107,10 @@ def _answering(directory: Path, command: Callable[[str], list[str]]) -> Iterator
         with log.open("ab") as output:
             child = subprocess.Popen(command(host), stdout=output, stderr=output, cwd=directory)
         try:
-            if _answers(child, host):
+            if listens(child, host, _START_SECONDS):
                 yield host
                 return
         finally:
             child.terminate()
             child.wait()
     raise AssertionError(f"the registry does not start:\n{log.read_text()[-2000:]}")
-
-
-def _answers(child: subprocess.Popen[bytes], host: str) -> bool:
-    name, _, port = host.partition(":")
-    deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline and child.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection((name, int(port)), timeout=1):
-            return True
-        time.sleep(0.02)
-    return False
